@@ -1,0 +1,1 @@
+"""The console command `covidseg`: one thin module a subcommand over the library's functions."""

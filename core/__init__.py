@@ -1,0 +1,1 @@
+"""Ground floor: exceptions, whole-or-absent files, parallel work. Knows nothing of images."""

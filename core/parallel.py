@@ -1,0 +1,115 @@
+"""Doing the same thing to many cases on several processes, with bounded memory and no lost case."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def default_workers() -> int:
+    """Number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_cases(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    workers: int | None = None,
+    description: str = "",
+    progress: bool = True,
+) -> Iterator[tuple[Item, Result | Exception]]:
+    """Yield ``(item, result)`` as results come in, in no particular order, none left out.
+
+    An exception raised by ``function`` is yielded in the result's place, so that one bad case never
+    hides the others. At most ``2 * workers`` items are in flight, which bounds memory. ``function``
+    must be importable (no lambda) when ``workers`` is above 1; with ``workers`` of 1 everything
+    runs in this process.
+
+    A worker that dies (killed for memory, say) breaks the pool for all that was in flight: those
+    items are tried again one at a time in fresh processes, and the one that kills its worker again
+    is yielded with the exception.
+    """
+    workers = max(1, min(workers or default_workers(), len(items) or 1))
+    with tqdm(
+        total=len(items),
+        desc=description,
+        unit="case",
+        disable=not progress or not items,
+        dynamic_ncols=True,
+    ) as bar:
+        source = (
+            _in_this_process(function, items)
+            if workers == 1
+            else _in_pool(function, items, workers)
+        )
+        for item, result in source:
+            bar.update()
+            yield item, result
+
+
+def _in_this_process(function, items):
+    for item in items:
+        try:
+            result = function(item)
+        except Exception as fault:
+            result = fault
+        yield item, result
+
+
+def _in_pool(function, items, workers):
+    # Spawned, not forked: a fork of a process that has started threads (torch, OpenMP) can hang.
+    context = multiprocessing.get_context("spawn")
+    left = iter(items)
+    broken = []
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        running: dict[Future, Item] = {}
+        try:
+            _submit(pool, function, running, islice(left, 2 * workers))
+            while running:
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    item = running.pop(future)
+                    fault = future.exception()
+                    if isinstance(fault, BrokenProcessPool):
+                        broken.append(item)
+                    elif isinstance(fault, Exception):
+                        yield item, fault
+                    elif fault is not None:
+                        raise fault
+                    else:
+                        yield item, future.result()
+                if broken:
+                    broken.extend(running.values())
+                    break
+                _submit(pool, function, running, islice(left, len(done)))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    for item in broken:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            future = pool.submit(function, item)
+            fault = future.exception()
+            yield item, fault if isinstance(fault, Exception) else future.result()
+    if broken:
+        yield from _in_pool(function, list(left), workers)
+
+
+def _submit(pool, function, running: dict, items: Iterable) -> None:
+    for item in items:
+        try:
+            running[pool.submit(function, item)] = item
+        except BrokenProcessPool as fault:
+            future: Future = Future()
+            future.set_exception(fault)
+            running[future] = item
