@@ -1,0 +1,53 @@
+# Every target builds what it needs; `make help` lists them. Overridable on the command line:
+#   PYTHON  the interpreter that .venv is built from     DATA  folder of raw downloads (else phantoms)
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.built
+DATA   ?=
+SIZE   ?= small
+HUB    ?= data/hub
+ROOT   := $(if $(DATA),$(DATA),data/phantom)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lint test test-fast phantom check hub clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## build .venv from the package index (a second call costs nothing)
+
+$(STAMP): setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $(STAMP)
+
+# Type checkers do not read package_dir; these links show them the rooms as covidseg.<room>.
+TYPES := build/types/covidseg
+lint: $(STAMP) ## ruff and the type check
+	@mkdir -p $(TYPES) && find $(TYPES) -type l -delete
+	@for room in $$($(BIN)/python tests/house/rooms.py); do ln -s ../../../$$room $(TYPES)/$$room; done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet . || (echo "run: $(BIN)/ruff format ." && exit 1)
+	$(BIN)/mypy
+
+test: lint ## lint, then all tests (no network, no GPU)
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+test-fast: $(STAMP) ## the tests that take seconds
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+phantom: $(STAMP) ## draw the phantoms of every dataset (SIZE=tiny|small|full)
+	$(BIN)/covidseg phantom --out data/phantom --size $(SIZE)
+
+check: $(STAMP) ## verify the raw data (DATA=folder, else the phantoms)
+	$(BIN)/covidseg check $(ROOT)
+
+hub: $(STAMP) ## write the repository that load_dataset reads (DATA=folder, else the phantoms)
+	$(if $(DATA),,$(BIN)/covidseg phantom --out data/phantom --size $(SIZE))
+	$(BIN)/covidseg build $(ROOT) --out $(HUB)
+
+clean: ## remove what was built here, but not data/ and runs/
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
