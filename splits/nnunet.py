@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 import numpy as np
@@ -22,7 +23,7 @@ def nnunet_folds(case_ids: Iterable[str], folds: int = 5) -> list[tuple[list[str
     """
     names = sorted(case_ids)
     if len(set(names)) != len(names):
-        twice = next(a for a, b in zip(names, names[1:], strict=False) if a == b)
+        twice = next(a for a, b in itertools.pairwise(names) if a == b)
         raise SplitError(
             f"case {twice} is there twice", remedy="keep one of the two files of that name"
         )
@@ -31,7 +32,7 @@ def nnunet_folds(case_ids: Iterable[str], folds: int = 5) -> list[tuple[list[str
             f"{len(names)} cases cannot make {folds} folds", expected=f"at least {folds} cases"
         )
     # The legacy generator: a newer one would draw other folds from the same seed.
-    order = np.random.RandomState(12345).permutation(len(names))  # noqa: NPY002
+    order = np.random.RandomState(12345).permutation(len(names))
     validation_of = np.array_split(order, folds)
     return [
         (

@@ -1,0 +1,198 @@
+"""Loading a split by the name of its configuration, refused where it leaks."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from covidseg.core.errors import ConfigError, SplitError
+from covidseg.splits import canonical, tasks
+from covidseg.splits.audit import Leak, audit, published_fault
+from covidseg.splits.canonical import Parts
+from covidseg.splits.nnunet import nnunet_folds
+from covidseg.splits.records import CaseKey, CaseRecord
+
+Variant = Literal["official", "patient-clean"]
+VARIANTS: tuple[Variant, ...] = ("official", "patient-clean")
+CLEAN_SUFFIX = "-clean"
+
+
+@dataclass(frozen=True)
+class Split:
+    """The parts of one configuration, each a tuple of case keys in the published order.
+
+    ``faults`` are the leaks that the published lists have and the official variant keeps;
+    ``removed`` are the leaks that the patient-clean variant was freed of, each by leaving out the
+    case of its ``first`` side.
+    """
+
+    name: str
+    variant: Variant
+    subtask: tasks.Subtask
+    fold: int | None
+    parts: Parts
+    faults: tuple[Leak, ...] = ()
+    removed: tuple[Leak, ...] = ()
+
+    @property
+    def configuration(self) -> str:
+        """Name with the variant in it: ``task1-infection-fold2-clean``."""
+        return self.name + (CLEAN_SUFFIX if self.variant == "patient-clean" else "")
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the parts and their cases, for a result's manifest."""
+        listed = {part: [str(case) for case in cases] for part, cases in self.parts.items()}
+        return hashlib.sha256(json.dumps(listed, separators=(",", ":")).encode()).hexdigest()
+
+    def cases(self) -> set[CaseKey]:
+        """Every case of every part."""
+        return {case for cases in self.parts.values() for case in cases}
+
+
+def load_split(
+    name: str,
+    variant: Variant = "official",
+    records: Iterable[CaseRecord] | None = None,
+) -> Split:
+    """The split of configuration ``name`` (``task1-infection-fold2``).
+
+    ``official`` is the published split. ``patient-clean`` is the same without its leaks, by one
+    rule: of two cases that are (or are suspected to be) one scan or patient, the one on the side
+    that is learnt from is left out, so that the test part stays whole and comparable; between
+    validation and test, validation loses. A name with the suffix ``-clean`` asks for it too.
+
+    Parameters
+    ----------
+    records
+        The cases found on disk. COVID-19-20 and the test and unlabelled parts of COVID-SemiSeg are
+        made from them, as the names of those cases are not published; for every task they add
+        what only the files know (patients, DICOM series, content) to the audit.
+
+    Raises
+    ------
+    ConfigError
+        No such configuration or variant.
+    SplitError
+        A scan, patient, series or content stands on both sides, and that is not a known fault of
+        the published lists; or the parts need ``records`` and there are none.
+    """
+    if name.endswith(CLEAN_SUFFIX):
+        name, variant = name.removesuffix(CLEAN_SUFFIX), "patient-clean"
+    if variant not in VARIANTS:
+        raise ConfigError(f"variant {variant!r} is not known", expected=" or ".join(VARIANTS))
+    subtask, fold = tasks.configuration(name)
+    found = index_records(records or ())
+    parts = _parts(subtask, fold, found if records is not None else None)
+    leaks = [
+        dataclasses.replace(leak, fault=published_fault(leak, subtask.task))
+        for leak in audit(as_records(parts, found))
+    ]
+    if variant == "patient-clean":
+        lost = {(leak.first.part, leak.first.case) for leak in leaks}
+        clean = {
+            part: tuple(case for case in cases if (part, case) not in lost)
+            for part, cases in parts.items()
+        }
+        return Split(name, variant, subtask, fold, clean, removed=tuple(leaks))
+    if surprises := [leak for leak in leaks if not leak.fault]:
+        more = f" and {len(surprises) - 1} more" if len(surprises) > 1 else ""
+        raise SplitError(
+            f"split {name} leaks: {surprises[0]}{more}",
+            expected="no scan, patient, series or content on both sides",
+            remedy="look at `covidseg splits audit`, remove the duplicate files, or use the "
+            f"patient-clean variant ({name}{CLEAN_SUFFIX})",
+        )
+    return Split(name, variant, subtask, fold, parts, faults=tuple(leaks))
+
+
+def has_clean_variant(name: str, records: Iterable[CaseRecord] | None = None) -> bool:
+    """Whether the patient-clean variant of a configuration differs from the official one."""
+    return bool(load_split(name, "patient-clean", records).removed)
+
+
+def index_records(records: Iterable[CaseRecord]) -> dict[CaseKey, CaseRecord]:
+    """Records by case key; `SplitError` where two files claim one case."""
+    index: dict[CaseKey, CaseRecord] = {}
+    for record in records:
+        if record.key in index:
+            raise SplitError(
+                f"case {record.key} is there twice", remedy="keep one of the two files of that name"
+            )
+        index[record.key] = record
+    return index
+
+
+def as_records(
+    parts: Mapping[str, Iterable[CaseKey]], found: Mapping[CaseKey, CaseRecord] | None = None
+) -> dict[str, list[CaseRecord]]:
+    """Parts of case keys as parts of records: what was found of a case, else its name alone."""
+    found = found or {}
+    return {
+        part: [found.get(case) or CaseRecord(case.dataset, case.case_id) for case in cases]
+        for part, cases in parts.items()
+    }
+
+
+def _parts(
+    subtask: tasks.Subtask, fold: int | None, found: dict[CaseKey, CaseRecord] | None
+) -> Parts:
+    if subtask.task in ("covid1920", "covid1920-folds"):
+        return _covid1920(subtask, fold, found)
+    if subtask.task == "semiseg":
+        return {
+            **canonical.published("semiseg", "semiseg"),
+            "test": _cohort("semiseg", "test", found),
+            "unlabelled": _cohort("semiseg", "unlabelled", found),
+        }
+    if subtask.task == "semiseg-folds":
+        return canonical.published("semiseg", "semiseg-folds", fold)
+    # The three targets of Task 1 share their lists, and so do tumours and lungs of MSD in Task 3.
+    lists = {"task1": "task1", "task1-reverse": "task1-reverse"}.get(
+        subtask.task, subtask.name.replace("msd-lung", "msd-tumour")
+    )
+    parts = canonical.published(subtask.task, lists, fold)
+    if "test_covid" in subtask.parts:
+        parts["test_covid"] = tuple(
+            CaseKey("covid-ct-seg", case) for case in canonical.canonical_cases("covid-ct-seg")
+        )
+    if "test_mosmed" in subtask.parts:
+        parts["test_mosmed"] = canonical.published("mosmed", "mosmed")["labelled"]
+    return parts
+
+
+def _covid1920(
+    subtask: tasks.Subtask, fold: int | None, found: dict[CaseKey, CaseRecord] | None
+) -> Parts:
+    train = _cohort("covid1920", "train", found)
+    parts = {"train": train, **canonical.published("covid1920", "covid1920")}
+    if fold is not None:
+        learnt, held_out = nnunet_folds(case.case_id for case in train)[fold]
+        parts = {
+            "train": tuple(CaseKey("covid1920", case) for case in learnt),
+            "validation": tuple(CaseKey("covid1920", case) for case in held_out),
+        }
+    others = [part for part in subtask.parts if part not in parts]
+    return parts | {part: _cohort("covid1920", part, found) for part in others}
+
+
+def _cohort(
+    dataset: str, cohort: str, found: dict[CaseKey, CaseRecord] | None
+) -> tuple[CaseKey, ...]:
+    if found is None:
+        raise SplitError(
+            f"the names of the {cohort} cases of {dataset} are not published",
+            remedy="give the cases found on disk (`covidseg splits show NAME --root FOLDER`, or "
+            "records= of load_split)",
+        )
+    return tuple(
+        sorted(
+            key
+            for key, record in found.items()
+            if record.dataset == dataset and record.cohort == cohort
+        )
+    )
