@@ -1,0 +1,58 @@
+import pytest
+
+from covidseg.splits.identity import identities, patient_of, scan_of
+from covidseg.splits.records import CaseKey, CaseRecord
+
+
+@pytest.mark.parametrize(
+    ("dataset", "case", "patient"),
+    [
+        ("covid-ct-seg", "radiopaedia_10_85902_1", "radiopaedia_10_85902"),
+        ("covid-ct-seg", "radiopaedia_10_85902_3", "radiopaedia_10_85902"),
+        ("covid-ct-seg", "radiopaedia_29_86490_1", "radiopaedia_29_86490_1"),
+        ("covid-ct-seg", "coronacases_001", "coronacases_001"),
+        ("covid1920", "volume-covid19-A-0047_1", "volume-covid19-A-0047"),
+        ("covid1920", "volume-covid19-A-0047", "volume-covid19-A-0047"),
+        ("structseg", "train_1", "train_1"),
+        ("semiseg", "Data-1_coronacases_org_001_17", "coronacases_001"),
+        (
+            "semiseg",
+            "Data-1_radiopaedia_org_covid-19-pneumonia-10_85902_3-dcm_4",
+            "radiopaedia_10_85902",
+        ),
+        ("semiseg", "10", "10"),
+    ],
+)
+def test_patient_of(dataset, case, patient):
+    assert patient_of(CaseKey(dataset, case)) == patient
+
+
+def test_unlabelled_slices_are_of_scans_of_covid_ct_seg():
+    slice_ = CaseKey("semiseg", "Data-1_radiopaedia_org_covid-19-pneumonia-4_85506_1-dcm_12")
+    assert scan_of(slice_) == CaseKey("covid-ct-seg", "radiopaedia_4_85506_1")
+    assert scan_of(CaseKey("msd", "lung_001")) == CaseKey("msd", "lung_001")
+
+
+def test_a_slice_that_is_there_twice():
+    assert scan_of(CaseKey("semiseg", "43")) == scan_of(CaseKey("semiseg", "10"))
+
+
+def test_identities_hold_what_the_record_knows():
+    record = CaseRecord(
+        "nsclc", "LUNG1-001", patient_id="P7", series_uid="1.2.3", content_hash="ab"
+    )
+    assert {(i.kind, i.value) for i in identities(record)} == {
+        ("scan", "nsclc/LUNG1-001"),
+        ("patient", "nsclc/LUNG1-001"),
+        ("patient", "nsclc/P7"),
+        ("series", "1.2.3"),
+        ("content", "ab"),
+    }
+
+
+def test_suspected_patients_share_a_suspected_identity():
+    def suspected(case):
+        return {i for i in identities(CaseRecord("covid-ct-seg", case)) if i[2] == "suspected"}
+
+    assert suspected("radiopaedia_29_86490_1") == suspected("radiopaedia_29_86491_1") != set()
+    assert not suspected("coronacases_001")
