@@ -1,0 +1,89 @@
+"""Connected components of masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from covidseg.core.errors import ConfigError
+
+Connectivity = Literal[4, 6, 8, 18, 26]
+
+
+def label_components(
+    mask: NDArray[Any], connectivity: Connectivity = 26
+) -> tuple[NDArray[np.int32], int]:
+    """Number the connected components of ``mask != 0`` from 1; return (labels, their number).
+
+    ``connectivity`` counts neighbours: 6 (faces), 18 (and edges) or 26 (and corners) in 3D, 4 or 8
+    in 2D. ``labels`` is int32 of the mask's shape, 0 outside.
+    """
+    structure = _structure(mask.ndim, connectivity)
+    labels = np.zeros(mask.shape, dtype=np.int32)
+    box = bounding_box(mask)
+    if box is None:
+        return labels, 0
+    count = ndimage.label(mask[box] != 0, structure, output=labels[box])
+    return labels, int(count)
+
+
+def remove_small(
+    mask: NDArray[Any],
+    min_volume_mm3: float,
+    spacing_mm: Sequence[float],
+    connectivity: Connectivity = 26,
+) -> NDArray[Any]:
+    """A copy of ``mask`` without components (of ``mask != 0``) below ``min_volume_mm3``.
+
+    In 2D, with a spacing of two numbers, the limit is an area in mm².
+    """
+    labels, count = label_components(mask, connectivity)
+    keep = np.bincount(labels.ravel(order="K"), minlength=count + 1) * np.prod(spacing_mm)
+    return _only(mask, labels, keep >= min_volume_mm3)
+
+
+def largest(
+    mask: NDArray[Any], count: int = 1, connectivity: Connectivity = 26
+) -> NDArray[Any]:
+    """A copy of ``mask`` with only its ``count`` largest components; the first found wins a tie."""
+    labels, found = label_components(mask, connectivity)
+    sizes = np.bincount(labels.ravel(order="K"), minlength=found + 1)[1:]
+    keep = np.zeros(found + 1, dtype=bool)
+    keep[np.argsort(-sizes, kind="stable")[:count] + 1] = True
+    return _only(mask, labels, keep)
+
+
+def bounding_box(mask: NDArray[Any], margin: int = 0) -> tuple[slice, ...] | None:
+    """Slices around the non-zero voxels, ``margin`` voxels wider, clipped; None where all is 0."""
+    box = []
+    inside: NDArray[Any] = mask
+    for axis in range(mask.ndim):
+        # Each axis is looked at only within the box of those before it.
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        used = np.flatnonzero(inside.any(axis=others))
+        if used.size == 0:
+            return None
+        first, last = int(used[0]), int(used[-1])
+        inside = inside[(slice(None),) * axis + (slice(first, last + 1),)]
+        box.append(slice(max(first - margin, 0), min(last + 1 + margin, mask.shape[axis])))
+    return tuple(box)
+
+
+def _only(mask: NDArray[Any], labels: NDArray[np.int32], keep: NDArray[np.bool_]) -> NDArray[Any]:
+    keep = keep.copy()
+    keep[0] = False
+    return np.where(keep[labels], mask, np.zeros((), dtype=mask.dtype))
+
+
+def _structure(dimensions: int, connectivity: int) -> NDArray[np.bool_]:
+    ranks = {3: {6: 1, 18: 2, 26: 3}, 2: {4: 1, 8: 2}}.get(dimensions, {})
+    if connectivity not in ranks:
+        raise ConfigError(
+            f"connectivity {connectivity} is unknown for {dimensions} dimensions",
+            expected=" or ".join(map(str, ranks)) or "a mask of two or three dimensions",
+        )
+    return ndimage.generate_binary_structure(dimensions, ranks[connectivity])

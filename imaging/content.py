@@ -1,0 +1,56 @@
+"""A fingerprint of voxels' values, for finding one image stored in two files.
+
+File bytes differ where compression, container dtype or header differ; the values do not. Only
+equal values give equal hashes: a copy that was rescaled, resampled or compressed with loss does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from covidseg.imaging.casting import slabs
+from covidseg.imaging.resample import reorient
+from covidseg.imaging.volume import Volume
+
+
+def content_hash(image: Volume | NDArray[Any]) -> str:
+    """32 hexadecimal digits (BLAKE2b) of an array's shape and values in index order.
+
+    Values are hashed as int16 where all of them are whole numbers within its range, otherwise as
+    float32, so the dtype they are held in does not matter. The affine is left out.
+    """
+    data = image.data if isinstance(image, Volume) else np.asarray(image)
+    whole = _fits_int16(data)
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(f"{'int16' if whole else 'float32'} {tuple(data.shape)}".encode())
+    for part in slabs(data.shape):
+        with np.errstate(over="ignore"):
+            values = data[..., part].astype("<i2" if whole else "<f4")
+        if not whole:
+            values += np.float32(0)  # one zero instead of 0 and -0
+            values[np.isnan(values)] = np.nan  # one NaN instead of many
+        digest.update(np.ascontiguousarray(values.T).data)
+    return digest.hexdigest()
+
+
+def oriented_content_hash(volume: Volume) -> str:
+    """`content_hash` after reorienting to RAS: equal for one image stored with flipped axes."""
+    return content_hash(reorient(volume, "RAS"))
+
+
+def _fits_int16(data: NDArray[Any]) -> bool:
+    info = np.iinfo(np.int16)
+    if data.dtype.kind == "b" or np.can_cast(data.dtype, np.int16, "safe"):
+        return True
+    for part in slabs(data.shape):
+        values = data[..., part]
+        # Written so that NaN fails.
+        if not (values.min() >= info.min and values.max() <= info.max):
+            return False
+        if data.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
+            return False
+    return True
