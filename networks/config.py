@@ -8,7 +8,6 @@ from typing import Literal
 from covidseg.core.errors import ConfigError
 from covidseg.networks.planning import Plan
 
-
 _SIZES = (
     "strides",
     "kernel_sizes",
@@ -83,8 +82,8 @@ class NetworkConfig:
         return self.family == "smp" or self.strides is not None
 
     def with_plan(self, plan: Plan) -> NetworkConfig:
-        """This configuration with each null size taken from ``plan``."""
-        if self.family == "smp":
+        """This configuration with its null sizes taken from ``plan``; itself if it needs none."""
+        if self.is_planned:
             return self
         planned = {name: getattr(plan, name) for name in _SIZES if getattr(self, name) is None}
         return replace(self, **planned)

@@ -1,12 +1,17 @@
 """Networks: shapes, deep supervision, first weights, and what is refused."""
 
+import copy
+import pickle
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from covidseg.core.errors import ConfigError, UnreadableFileError
-from covidseg.networks.build import build_network, evaluation_mode, read_weights
+from covidseg.networks.build import build_network, evaluation_mode
 from covidseg.networks.config import NetworkConfig
+from covidseg.networks.weights import read_weights
 
 TINY_3D = NetworkConfig(
     strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)),
@@ -17,21 +22,15 @@ TINY_3D = NetworkConfig(
 TINY_2D = NetworkConfig(family="smp", dimensions=2, encoder="resnet18", classes=2)
 
 
-def with_(config, **changes):
-    from dataclasses import replace
-
-    return replace(config, **changes)
-
-
 @pytest.mark.parametrize("family", ["plain", "residual"])
 @pytest.mark.parametrize("norm", ["instance", "batch"])
 def test_output_is_one_logit_a_class_and_voxel(family, norm):
-    network = build_network(with_(TINY_3D, family=family, norm=norm))
+    network = build_network(replace(TINY_3D, family=family, norm=norm))
     assert network(torch.randn(2, 1, 4, 8, 12)).shape == (2, 3, 4, 8, 12)
 
 
 def test_deep_supervision_returns_all_stages_in_training_and_one_tensor_otherwise():
-    network = build_network(with_(TINY_3D, deep_supervision=True))
+    network = build_network(replace(TINY_3D, deep_supervision=True))
     image = torch.randn(2, 1, 4, 8, 12)
     assert [tuple(o.shape[2:]) for o in network(image)] == [(4, 8, 12), (4, 4, 6)]
     with evaluation_mode(network):
@@ -42,7 +41,7 @@ def test_deep_supervision_returns_all_stages_in_training_and_one_tensor_otherwis
 @pytest.mark.parametrize("deep_supervision", [False, True])
 @pytest.mark.parametrize("family", ["plain", "residual"])
 def test_every_parameter_that_is_trained_gets_a_gradient(family, deep_supervision):
-    network = build_network(with_(TINY_3D, family=family, deep_supervision=deep_supervision))
+    network = build_network(replace(TINY_3D, family=family, deep_supervision=deep_supervision))
     outputs = network(torch.randn(1, 1, 4, 8, 8))
     # The lowest output has weight zero in the loss.
     (outputs[0] if deep_supervision else outputs).sum().backward()
@@ -52,7 +51,7 @@ def test_every_parameter_that_is_trained_gets_a_gradient(family, deep_supervisio
 
 @pytest.mark.parametrize("encoder", ["resnet18", "efficientnet-b0", "tu-convnext_atto"])
 def test_any_encoder_of_the_2d_library(encoder):
-    network = build_network(with_(TINY_2D, encoder=encoder))
+    network = build_network(replace(TINY_2D, encoder=encoder))
     network(torch.randn(2, 1, 64, 64)).sum().backward()
     without = [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None]
     assert without == []
@@ -68,10 +67,10 @@ def test_building_draws_the_same_weights_after_the_same_seed():
 
 
 def test_local_encoder_weights_in_colour_are_summed_for_gray_images(tmp_path):
-    colour = build_network(with_(TINY_2D, in_channels=3))
+    colour = build_network(replace(TINY_2D, in_channels=3))
     path = tmp_path / "encoder.safetensors"
     save_file(colour.encoder.state_dict(), path)
-    gray = build_network(with_(TINY_2D, encoder_weights=str(path)))
+    gray = build_network(replace(TINY_2D, encoder_weights=str(path)))
     assert torch.equal(gray.encoder.layer1[0].conv1.weight, colour.encoder.layer1[0].conv1.weight)
     assert torch.allclose(
         gray.encoder.conv1.weight, colour.encoder.conv1.weight.sum(1, keepdim=True)
@@ -80,14 +79,14 @@ def test_local_encoder_weights_in_colour_are_summed_for_gray_images(tmp_path):
 
 def test_local_weights_of_another_encoder_are_refused(tmp_path):
     path = tmp_path / "encoder.pt"
-    torch.save(build_network(with_(TINY_2D, encoder="resnet34")).encoder.state_dict(), path)
+    torch.save(build_network(replace(TINY_2D, encoder="resnet34")).encoder.state_dict(), path)
     with pytest.raises(ConfigError, match=r"encoder\.pt: the weights do not fit"):
-        build_network(with_(TINY_2D, encoder="efficientnet-b0", encoder_weights=str(path)))
+        build_network(replace(TINY_2D, encoder="efficientnet-b0", encoder_weights=str(path)))
 
 
 def test_absent_weight_file_is_named(tmp_path):
     with pytest.raises(UnreadableFileError, match=r"none\.pth: no such weight file"):
-        build_network(with_(TINY_2D, encoder_weights=str(tmp_path / "none.pth")))
+        build_network(replace(TINY_2D, encoder_weights=str(tmp_path / "none.pth")))
 
 
 class Executes:
@@ -117,7 +116,7 @@ def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch):
 
     monkeypatch.setattr(smp, "Unet", Unet)
     with pytest.raises(ConfigError, match=r"could not be fetched.*encoder_weights to null"):
-        build_network(with_(TINY_2D, encoder_weights="imagenet"))
+        build_network(replace(TINY_2D, encoder_weights="imagenet"))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +132,7 @@ def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch):
 )
 def test_contradictions_of_3d_networks_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
-        build_network(with_(TINY_3D, **changes))
+        build_network(replace(TINY_3D, **changes))
 
 
 @pytest.mark.parametrize(
@@ -149,9 +148,16 @@ def test_contradictions_of_3d_networks_are_refused(changes, message):
 )
 def test_contradictions_of_2d_networks_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
-        build_network(with_(TINY_2D, **changes))
+        build_network(replace(TINY_2D, **changes))
 
 
 def test_divisor_is_the_product_of_strides():
     assert TINY_3D.divisor() == (2, 4, 4)
     assert TINY_2D.divisor() == (32, 32)
+
+
+def test_networks_can_be_copied_and_sent_to_other_processes():
+    network = build_network(replace(TINY_3D, deep_supervision=True))
+    image = torch.randn(1, 1, 4, 8, 8)
+    for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert torch.equal(twin(image)[0], network(image)[0])
