@@ -46,9 +46,7 @@ def remove_small(
     return _only(mask, labels, keep >= min_volume_mm3)
 
 
-def largest(
-    mask: NDArray[Any], count: int = 1, connectivity: Connectivity = 26
-) -> NDArray[Any]:
+def largest(mask: NDArray[Any], count: int = 1, connectivity: Connectivity = 26) -> NDArray[Any]:
     """A copy of ``mask`` with only its ``count`` largest components; the first found wins a tie."""
     labels, found = label_components(mask, connectivity)
     sizes = np.bincount(labels.ravel(order="K"), minlength=found + 1)[1:]

@@ -1,7 +1,7 @@
 """A fingerprint of voxels' values, for finding one image stored in two files.
 
 File bytes differ where compression, container dtype or header differ; the values do not. Only
-equal values give equal hashes: a copy that was rescaled, resampled or compressed with loss does not.
+equal values give equal hashes: a copy that was rescaled, resampled or stored with loss does not.
 """
 
 from __future__ import annotations

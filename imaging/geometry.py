@@ -150,7 +150,9 @@ def reoriented_affine(
 def orientation_change(affine: ArrayLike, orientation: str) -> NDArray[np.float64]:
     """nibabel's (3, 2) table of (new axis, flip) that brings a grid to ``orientation``."""
     letters = orientation.upper()
-    if len(letters) != 3 or any(sum(c in pair for c in letters) != 1 for pair in ("LR", "PA", "IS")):
+    if len(letters) != 3 or any(
+        sum(c in pair for c in letters) != 1 for pair in ("LR", "PA", "IS")
+    ):
         raise GeometryError(
             f"orientation {orientation!r} is unknown", expected="three letters such as RAS or LPS"
         )

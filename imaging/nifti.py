@@ -36,7 +36,12 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_MAX_RATIO = 1032
 _BLOCK_BYTES = 1 << 20
 _FORM_TOLERANCE_MM = 0.01
-_DECODING_FAULTS = (EOFError, zlib.error, isal_zlib.error, igzip.BadGzipFile)
+_DECODING_FAULTS: tuple[type[Exception], ...] = (
+    EOFError,
+    zlib.error,
+    isal_zlib.error,
+    igzip.BadGzipFile,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +49,9 @@ class NiftiHeader:
     """What a NIfTI file says of its voxels, before any of them is read.
 
     ``affine`` is voxel to mm, RAS+, by nibabel's rule: the sform, else the qform, else the pixel
-    sizes alone. ``dtype`` is in this machine's byte order, ``stored_dtype`` in the file's. ``slope`` and ``intercept`` are 1 and 0 where the file sets none. ``form_conflict``
-    says in words how far sform and qform disagree, and is None where they agree or one is unset.
+    sizes alone. ``dtype`` is in this machine's byte order, ``stored_dtype`` in the file's.
+    ``slope`` and ``intercept`` are 1 and 0 where the file sets none. ``form_conflict`` says in
+    words how far sform and qform disagree, and is None where they agree or one is unset.
     """
 
     shape: tuple[int, ...]
@@ -116,7 +122,7 @@ def read_nifti(path: str | PathLike[str], *, dtype: DTypeLike | None = None) -> 
 def write_nifti(
     path: str | PathLike[str], volume: Volume, *, dtype: DTypeLike | None = None
 ) -> None:
-    """Write a volume as NIfTI-1, gzip-compressed where the name ends in ``.gz``; whole or not at all.
+    """Write a volume as NIfTI-1, gzipped where the name ends in ``.gz``; whole or not at all.
 
     Sform and qform both hold the affine (the qform is left unset where the grid is sheared, which
     it cannot say), units are mm, there is no slope. Without ``dtype`` the volume's own is written;
@@ -152,11 +158,14 @@ def write_nifti(
     header["magic"] = b"n+1"
     header["vox_offset"] = 352
     header["scl_slope"], header["scl_inter"] = 1.0, 0.0
-    with atomic_file(path) as temporary, open(temporary, "wb") as raw:
-        with _compressing(raw, path) as file:
-            file.write(header.binaryblock + b"\0\0\0\0")
-            for part in slabs(data.shape):
-                file.write(data[..., part].tobytes(order="F"))
+    with (
+        atomic_file(path) as temporary,
+        open(temporary, "wb") as raw,
+        _compressing(raw, path) as file,
+    ):
+        file.write(header.binaryblock + b"\0\0\0\0")
+        for part in slabs(data.shape):
+            file.write(data[..., part].tobytes(order="F"))
 
 
 def _dtype_on_disk(have: np.dtype[Any], wanted: DTypeLike | None) -> np.dtype[Any]:
@@ -183,7 +192,7 @@ def _compressing(raw: BinaryIO, path: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The file open for reading, decompressing where its name says so; faults made the project's."""
+    """The file open for reading, decompressed where it is gzip; faults made the project's."""
     try:
         with open(path, "rb", buffering=0) as raw:
             is_gzip = raw.read(2) == _GZIP_MAGIC
@@ -339,9 +348,7 @@ def _forms_apart(header: nib.Nifti1Header, shape: tuple[int, ...]) -> float:
     sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
     if sform is None or qform is None:
         return 0.0
-    return float(
-        np.linalg.norm(corners_mm(shape, sform) - corners_mm(shape, qform), axis=1).max()
-    )
+    return float(np.linalg.norm(corners_mm(shape, sform) - corners_mm(shape, qform), axis=1).max())
 
 
 def _form_conflict(header: nib.Nifti1Header, shape: tuple[int, ...]) -> str | None:
@@ -377,7 +384,7 @@ def _read_voxels(file: Any, header: NiftiHeader, path: Path) -> NDArray[Any]:
     except (MemoryError, ValueError) as fault:
         raise _too_large(path, header) from fault
     _skip_to(file, header.data_offset, path)
-    target = memoryview(flat).cast("B")
+    target = memoryview(flat.view(np.uint8))
     filled = 0
     while filled < promised:
         count = file.readinto(target[filled : filled + _BLOCK_BYTES])
@@ -411,9 +418,7 @@ def _skip_to(file: Any, offset: int, path: Path) -> None:
         left -= len(block)
 
 
-def _meaning(
-    stored: NDArray[Any], header: NiftiHeader, dtype: DTypeLike | None
-) -> NDArray[Any]:
+def _meaning(stored: NDArray[Any], header: NiftiHeader, dtype: DTypeLike | None) -> NDArray[Any]:
     """Stored values times slope plus intercept, in ``dtype`` or the one the reader promises."""
     if not header.is_scaled:
         return stored if dtype is None else exact_cast(stored, dtype)

@@ -26,7 +26,7 @@ def read_picture(path: str | PathLike[str]) -> NDArray[np.uint8]:
     Raises
     ------
     UnreadableFileError
-        The file is absent, a folder, not permitted, cut short, no picture, or not an 8-bit grey one.
+        The file is absent, a folder, not permitted, cut short, or no 8-bit grey picture.
     """
     path = Path(path)
     try:

@@ -98,9 +98,12 @@ def resample_spacing(
         raise ConfigError(f"spacing {spacing_mm!r}", expected="three numbers above 0, in mm")
     old = np.array(volume.spacing_mm)
     scale = wanted / old
-    new_shape = [max(1, round(size / factor)) for size, factor in zip(volume.shape, scale, strict=True)]
+    new_shape = [
+        max(1, round(size / factor)) for size, factor in zip(volume.shape, scale, strict=True)
+    ]
     coordinates = [
-        (np.arange(size) + 0.5) * factor - 0.5 for size, factor in zip(new_shape, scale, strict=True)
+        (np.arange(size) + 0.5) * factor - 0.5
+        for size, factor in zip(new_shape, scale, strict=True)
     ]
     nearest_axis = _coarse_axis(old)
     if nearest_axis is None:
@@ -176,9 +179,7 @@ def _interpolate(
     return source.astype(np.float32, copy=False)
 
 
-def _take_nearest(
-    source: NDArray[Any], axis: int, positions: NDArray[np.float64]
-) -> NDArray[Any]:
+def _take_nearest(source: NDArray[Any], axis: int, positions: NDArray[np.float64]) -> NDArray[Any]:
     # A centre on the border of two voxels goes to the upper one.
     index = np.floor(positions + 0.5 + _SNAP_VOXELS * 1e-3).astype(np.intp)
     index = np.clip(index, 0, source.shape[axis] - 1)
