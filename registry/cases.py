@@ -11,6 +11,7 @@ from typing import Literal
 
 ImageFormat = Literal["nifti", "dicom", "picture"]
 MaskFormat = Literal["nifti", "rtstruct", "picture"]
+Sides = Literal["declared", "verified", "by_centroid"]
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,24 @@ class Mask:
     """One annotation of a case.
 
     ``labels`` maps the values in the file to names of `covidseg.registry.vocabulary.LABELS`; for
-    RTSTRUCT, the values that the structures are given when they are rasterised.
+    RTSTRUCT, the values that the structures are given when they are rasterised, ``structures``
+    being the structures' names in the file with those values, later ones over earlier ones.
+
+    ``threshold``: the file holds grey values, and what lies above the threshold is label 1.
+    ``sides``: how left and right lung are told apart. ``declared``: by ``labels``; ``verified``: by
+    ``labels``, and a lung on the wrong side by the affine is an error; ``by_centroid``: the file's
+    two values carry no meaning, the one whose centroid lies further to the patient's left is
+    ``left_lung``. ``own_grid``: the file's axes need not be the image's; reading brings it onto the
+    image's grid through physical space.
     """
 
     path: Path
     labels: dict[int, str]
     format: MaskFormat = "nifti"
+    threshold: float | None = None
+    sides: Sides = "declared"
+    own_grid: bool = False
+    structures: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,7 +62,8 @@ class Case:
 
     ``image`` is a file, or the folder of a DICOM series. ``masks`` are by annotation name
     (``lung``, ``infection``, ``lung_and_infection``, ...), the same name for the same annotation in
-    every layout of a dataset.
+    every layout of a dataset. ``layout`` says which of the dataset's layouts it was found in.
+    Within a dataset, cohort and case ID together name a case.
     """
 
     dataset: str
@@ -62,3 +76,4 @@ class Case:
     masks: dict[str, Mask] = field(default_factory=dict)
     cohort: str = "labelled"
     series_uid: str | None = None
+    layout: str = ""

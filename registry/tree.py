@@ -1,0 +1,166 @@
+"""A folder walked once: what lies where, without opening any file.
+
+Every dataset looks for its layouts in the same walk, so that a disk with a hundred thousand DICOM
+files is listed once and not once a dataset.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from covidseg.core.errors import LayoutError
+
+VOLUME = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
+ARCHIVE = re.compile(r"\.(zip|tar|tar\.gz|tgz|rar|7z)$", re.IGNORECASE)
+
+# A dataset repository that this project wrote holds links to the volumes: the same cases again.
+_BUILT_MARK = ".covidseg"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One folder: its path, and the names of the files in it.
+
+    ``files`` maps names to real paths. They differ where an extraction nested a volume in a folder
+    of its own name (``x.nii/x.nii``): the folder that holds ``x.nii/`` then has a file ``x.nii``.
+    """
+
+    path: Path
+    files: dict[str, Path]
+
+    @property
+    def posix(self) -> str:
+        """Absolute path with forward slashes, for matching by regular expressions."""
+        return self.path.as_posix()
+
+
+class DicomIdentity(NamedTuple):
+    """Whose file it is and what kind, from the first few tags of one DICOM file."""
+
+    patient_id: str
+    modality: str
+
+
+@dataclass
+class Tree:
+    """All folders below a root that hold files."""
+
+    root: Path
+    folders: list[Folder] = field(default_factory=list)
+    unreadable: list[tuple[Path, str]] = field(default_factory=list)
+    empty: bool = True
+    _identities: dict[Path, DicomIdentity | None] = field(default_factory=dict)
+
+    def archives(self) -> Iterator[Path]:
+        """Archives lying about, which may be downloads that were not extracted."""
+        for folder in self.folders:
+            for name, path in folder.files.items():
+                if ARCHIVE.search(name):
+                    yield path
+
+    def dicom_identity(self, folder: Folder) -> DicomIdentity | None:
+        """Patient and modality by the tags of the folder's first DICOM file; None if it has none.
+
+        Only for folders whose names do not tell; each is opened at most once, and read no further
+        than the patient's ID.
+        """
+        if folder.path not in self._identities:
+            self._identities[folder.path] = _identity(folder)
+        return self._identities[folder.path]
+
+
+def is_dicom_name(name: str) -> bool:
+    """Whether a file's name is one that DICOM files have; TCIA's all end in ``.dcm``."""
+    return name.lower().endswith((".dcm", ".ima"))
+
+
+def _identity(folder: Folder) -> DicomIdentity | None:
+    from pydicom.filereader import read_partial
+
+    first = next((path for name, path in folder.files.items() if is_dicom_name(name)), None)
+    if first is None:
+        return None
+    try:
+        with open(first, "rb") as file:
+            # Tags come in ascending order, and the patient's ID before any of the bulk.
+            head = read_partial(file, stop_when=lambda tag, *_: tag > 0x00100020)
+        return DicomIdentity(str(head.get("PatientID", "")), str(head.get("Modality", "")))
+    except Exception:
+        # pydicom raises nearly anything on damaged bytes. Finding must not stop at that; reading
+        # the file reports it.
+        return None
+
+
+def walk(root: str | os.PathLike[str]) -> Tree:
+    """List everything below ``root`` once, following links to folders but never in circles.
+
+    Hidden files and folders, ``__MACOSX`` and the ``._*`` files of Apple's archiver are left out.
+    Folders that may not be listed are collected in ``unreadable`` with the reason.
+
+    Raises
+    ------
+    LayoutError
+        ``root`` does not exist or is not a folder.
+    """
+    root = Path(os.path.abspath(root))
+    if not root.exists():
+        raise LayoutError(
+            "does not exist", path=root, remedy="give the folder that holds your downloads"
+        )
+    if not root.is_dir():
+        raise LayoutError(
+            "is a file", path=root, expected="a folder", remedy="give the folder that holds it"
+        )
+    tree = Tree(root)
+    seen: set[tuple[int, int]] = set()
+    waiting = [root]
+    while waiting:
+        path = waiting.pop()
+        try:
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(path) as entries:
+                listed = sorted(entries, key=lambda entry: entry.name)
+        except OSError as fault:
+            tree.unreadable.append((path, os.strerror(fault.errno or 0)))
+            continue
+        if any(entry.name == _BUILT_MARK for entry in listed):
+            continue
+        files: dict[str, Path] = {}
+        for entry in listed:
+            name = entry.name
+            if name.startswith(".") or name == "__MACOSX":
+                continue
+            try:
+                is_folder = entry.is_dir()
+            except OSError as fault:
+                tree.unreadable.append((path / name, os.strerror(fault.errno or 0)))
+                continue
+            if not is_folder:
+                files[name] = path / name
+            elif VOLUME.search(name) and (nested := _nested_volume(path / name)) is not None:
+                files[name] = nested
+            else:
+                waiting.append(path / name)
+        if files:
+            tree.empty = False
+            tree.folders.append(Folder(path, files))
+    tree.folders.sort(key=lambda folder: folder.path)
+    return tree
+
+
+def _nested_volume(folder: Path) -> Path | None:
+    try:
+        volumes = [
+            name for name in os.listdir(folder) if VOLUME.search(name) and not name.startswith(".")
+        ]
+    except OSError:
+        return None
+    return folder / volumes[0] if len(volumes) == 1 else None
