@@ -123,7 +123,6 @@ def published_fault(leak: Leak, task: str, across: bool = False) -> str:
             task in fault["tasks"]
             and fault["scope"] == ("across" if across else "within")
             and fault["kind"] == leak.kind
-            and fault["certainty"] == leak.certainty
             and all(case.dataset == fault["dataset"] for case in cases)
             and (not fault["cases"] or all(case.case_id in fault["cases"] for case in cases))
         ):

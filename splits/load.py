@@ -11,7 +11,7 @@ from typing import Literal
 
 from covidseg.core.errors import ConfigError, SplitError
 from covidseg.splits import canonical, tasks
-from covidseg.splits.audit import Leak, audit, published_fault
+from covidseg.splits.audit import Leak, audit, published_fault, side
 from covidseg.splits.canonical import Parts
 from covidseg.splits.nnunet import nnunet_folds
 from covidseg.splits.records import CaseKey, CaseRecord
@@ -27,7 +27,8 @@ class Split:
 
     ``faults`` are the leaks that the published lists have and the official variant keeps;
     ``removed`` are the leaks that the patient-clean variant was freed of, each by leaving out the
-    case of its ``first`` side.
+    case of its ``first`` side. ``refused`` says why cases of COVID-19-20's unlabelled pool were
+    left out of it, in either variant: they stand in another part.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Split:
     parts: Parts
     faults: tuple[Leak, ...] = ()
     removed: tuple[Leak, ...] = ()
+    refused: tuple[Leak, ...] = ()
 
     @property
     def configuration(self) -> str:
@@ -88,17 +90,21 @@ def load_split(
     subtask, fold = tasks.configuration(name)
     found = index_records(records or ())
     parts = _parts(subtask, fold, found if records is not None else None)
+    refused: list[Leak] = []
+    if subtask.task in ("covid1920", "covid1920-folds"):
+        parts["unlabelled"], refused = _pool(parts, subtask, found)
     leaks = [
         dataclasses.replace(leak, fault=published_fault(leak, subtask.task))
-        for leak in audit(as_records(parts, found))
+        for leak in audit(as_records(parts, subtask, found))
     ]
+    split = Split(name, variant, subtask, fold, parts, refused=tuple(refused))
     if variant == "patient-clean":
         lost = {(leak.first.part, leak.first.case) for leak in leaks}
         clean = {
             part: tuple(case for case in cases if (part, case) not in lost)
             for part, cases in parts.items()
         }
-        return Split(name, variant, subtask, fold, clean, removed=tuple(leaks))
+        return dataclasses.replace(split, parts=clean, removed=tuple(leaks))
     if surprises := [leak for leak in leaks if not leak.fault]:
         more = f" and {len(surprises) - 1} more" if len(surprises) > 1 else ""
         raise SplitError(
@@ -107,7 +113,7 @@ def load_split(
             remedy="look at `covidseg splits audit`, remove the duplicate files, or use the "
             f"patient-clean variant ({name}{CLEAN_SUFFIX})",
         )
-    return Split(name, variant, subtask, fold, parts, faults=tuple(leaks))
+    return dataclasses.replace(split, faults=tuple(leaks))
 
 
 def has_clean_variant(name: str, records: Iterable[CaseRecord] | None = None) -> bool:
@@ -115,31 +121,43 @@ def has_clean_variant(name: str, records: Iterable[CaseRecord] | None = None) ->
     return bool(load_split(name, "patient-clean", records).removed)
 
 
-def index_records(records: Iterable[CaseRecord]) -> dict[CaseKey, CaseRecord]:
-    """Records by case key; `SplitError` where two files claim one case."""
-    index: dict[CaseKey, CaseRecord] = {}
+Place = tuple[str, str, str]
+"""Dataset, cohort and case ID: what names a case on disk."""
+
+
+def index_records(records: Iterable[CaseRecord]) -> dict[Place, CaseRecord]:
+    """Records by dataset, cohort and case ID; `SplitError` where two files claim one case."""
+    index: dict[Place, CaseRecord] = {}
     for record in records:
-        if record.key in index:
+        place = (record.dataset, record.cohort, record.case_id)
+        if place in index:
             raise SplitError(
                 f"case {record.key} is there twice", remedy="keep one of the two files of that name"
             )
-        index[record.key] = record
+        index[place] = record
     return index
 
 
 def as_records(
-    parts: Mapping[str, Iterable[CaseKey]], found: Mapping[CaseKey, CaseRecord] | None = None
+    parts: Mapping[str, Iterable[CaseKey]],
+    subtask: tasks.Subtask,
+    found: Mapping[Place, CaseRecord] | None = None,
 ) -> dict[str, list[CaseRecord]]:
     """Parts of case keys as parts of records: what was found of a case, else its name alone."""
     found = found or {}
-    return {
-        part: [found.get(case) or CaseRecord(case.dataset, case.case_id) for case in cases]
-        for part, cases in parts.items()
-    }
+    as_part = {}
+    for part, cases in parts.items():
+        cohorts = {annotation.dataset: annotation.cohort for annotation in subtask.parts[part]}
+        as_part[part] = [
+            found.get((case.dataset, cohorts[case.dataset], case.case_id))
+            or CaseRecord(case.dataset, case.case_id, cohort=cohorts[case.dataset])
+            for case in cases
+        ]
+    return as_part
 
 
 def _parts(
-    subtask: tasks.Subtask, fold: int | None, found: dict[CaseKey, CaseRecord] | None
+    subtask: tasks.Subtask, fold: int | None, found: dict[Place, CaseRecord] | None
 ) -> Parts:
     if subtask.task in ("covid1920", "covid1920-folds"):
         return _covid1920(subtask, fold, found)
@@ -166,7 +184,7 @@ def _parts(
 
 
 def _covid1920(
-    subtask: tasks.Subtask, fold: int | None, found: dict[CaseKey, CaseRecord] | None
+    subtask: tasks.Subtask, fold: int | None, found: dict[Place, CaseRecord] | None
 ) -> Parts:
     train = _cohort("covid1920", "train", found)
     parts = {"train": train, **canonical.published("covid1920", "covid1920")}
@@ -180,8 +198,35 @@ def _covid1920(
     return parts | {part: _cohort("covid1920", part, found) for part in others}
 
 
+def _pool(
+    parts: Parts, subtask: tasks.Subtask, found: Mapping[Place, CaseRecord]
+) -> tuple[tuple[CaseKey, ...], list[Leak]]:
+    """What is left of the pool without the scans and patients that stand in another part.
+
+    The pool of COVID-19-20 is the collection that the challenge's own scans were taken from.
+    """
+    records = as_records(parts, subtask, found)
+    evaluated = {part: cases for part, cases in records.items() if side(part) != 0}
+    # The challenge's validation part is evaluated too where a fold has a validation of its own.
+    whole, _ = tasks.configuration("covid1920")
+    evaluated["test of the challenge"] = as_records(
+        canonical.published("covid1920", "covid1920"), whole, found
+    )["validation"]
+    refused = audit({"unlabelled": records["unlabelled"], **evaluated})
+    # A labelled training scan again is no leak, but there is nothing to learn from it twice.
+    again = audit({"unlabelled": records["unlabelled"], "scans to train": records["train"]})
+    refused += [leak for leak in again if leak.kind != "patient"]
+    gone = {
+        place.case
+        for leak in refused
+        for place in (leak.first, leak.second)
+        if place.part == "unlabelled"
+    }
+    return tuple(case for case in parts["unlabelled"] if case not in gone), refused
+
+
 def _cohort(
-    dataset: str, cohort: str, found: dict[CaseKey, CaseRecord] | None
+    dataset: str, cohort: str, found: dict[Place, CaseRecord] | None
 ) -> tuple[CaseKey, ...]:
     if found is None:
         raise SplitError(
@@ -191,8 +236,8 @@ def _cohort(
         )
     return tuple(
         sorted(
-            key
-            for key, record in found.items()
+            record.key
+            for record in found.values()
             if record.dataset == dataset and record.cohort == cohort
         )
     )

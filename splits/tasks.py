@@ -29,6 +29,8 @@ TARGETS: dict[str, dict[int, str]] = {
 class Annotation:
     """An annotation of a dataset as a part of a subtask uses it.
 
+    ``cohort`` is the dataset's own part that the cases are of; cohort and case ID together name a
+    case, since StructSeg has its scans twice and COVID-19-20's pool holds scans of its other parts.
     ``meaning`` maps the harmonised labels of the annotation that count here to names of the
     subtask's target; labels of the file that are not in it (the heart of StructSeg) are background.
     """
@@ -36,6 +38,7 @@ class Annotation:
     dataset: str
     name: str
     meaning: dict[str, str]
+    cohort: str = "labelled"
 
 
 @dataclass(frozen=True)
@@ -82,14 +85,20 @@ _MOSMED = {
 }
 # Source of Tasks 2 and 3: its title, its target, its annotation.
 _SOURCES: dict[str, tuple[str, str, Annotation]] = {
-    "structseg-lung": ("StructSeg lung", "lung", Annotation("structseg", "organs", _LUNGS)),
+    "structseg-lung": (
+        "StructSeg lung",
+        "lung",
+        Annotation("structseg", "organs", _LUNGS, "organs"),
+    ),
     "nsclc-lung": ("NSCLC lung", "lung", Annotation("nsclc", "lung", _LUNGS)),
     "msd-lung": ("MSD lung", "lung", Annotation("msd", "lung", _LUNGS)),
     "msd-tumour": ("MSD lung tumour", "lesion", Annotation("msd", "tumour", {"tumour": "lesion"})),
     "structseg-target": (
         "StructSeg gross target",
         "lesion",
-        Annotation("structseg", "gross_target_volume", {"gross_target_volume": "lesion"}),
+        Annotation(
+            "structseg", "target_volume", {"gross_target_volume": "lesion"}, "target_volume"
+        ),
     ),
     "nsclc-effusion": (
         "NSCLC pleural effusion",
@@ -165,39 +174,42 @@ def _task3() -> list[Subtask]:
 
 
 def _others() -> list[Subtask]:
-    challenge = (Annotation("covid1920", "infection", _same("infection")),)
-    slices = (Annotation("semiseg", "infection", _same("infection")),)
-    infection = TARGETS["infection"]
-    tests = {"test_seen": challenge, "test_unseen": challenge, "unlabelled": challenge}
+    def infection(dataset: str, **cohorts: str) -> dict[str, tuple[Annotation, ...]]:
+        return {
+            part: (Annotation(dataset, "infection", _same("infection"), cohort),)
+            for part, cohort in cohorts.items()
+        }
+
+    tests = {part: part for part in ("test_seen", "test_unseen", "unlabelled")}
     return [
         Subtask(
             "covid1920",
             "covid1920",
             "COVID-19-20: infection, the challenge's own parts",
-            infection,
-            {"train": challenge, "validation": challenge, **tests},
+            TARGETS["infection"],
+            infection("covid1920", train="train", validation="validation", **tests),
         ),
         Subtask(
             "covid1920",
             "covid1920-folds",
             "COVID-19-20: infection, nnU-Net's folds of the training part",
-            infection,
-            {"train": challenge, "validation": challenge, **tests},
+            TARGETS["infection"],
+            infection("covid1920", train="train", validation="train", **tests),
             folds=5,
         ),
         Subtask(
             "semiseg",
             "semiseg",
             "COVID-SemiSeg: infection in slices, the published parts",
-            infection,
-            {"train": slices, "test": slices, "unlabelled": slices},
+            TARGETS["infection"],
+            infection("semiseg", train="train", test="test", unlabelled="unlabelled"),
         ),
         Subtask(
             "semiseg",
             "semiseg-folds",
             "COVID-SemiSeg: infection in slices, folds of the 50 training slices",
-            infection,
-            {"train": slices, "validation": slices},
+            TARGETS["infection"],
+            infection("semiseg", train="train", validation="train"),
             folds=5,
         ),
     ]

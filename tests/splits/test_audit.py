@@ -6,6 +6,11 @@ from covidseg.splits.load import as_records, load_split
 from covidseg.splits.records import CaseRecord
 
 
+def records_of(name):
+    split = load_split(name)
+    return as_records(split.parts, split.subtask)
+
+
 def case(name, dataset="mine", **known):
     return CaseRecord(dataset, name, **known)
 
@@ -89,8 +94,7 @@ def test_suspected_leaks_say_so():
 
 def test_lung_and_effusion_of_nsclc_share_scans_across_configurations():
     configurations = {
-        name: as_records(load_split(name).parts)
-        for name in ("task2-nsclc-lung", "task2-nsclc-effusion")
+        name: records_of(name) for name in ("task2-nsclc-lung", "task2-nsclc-effusion")
     }
     leaks = audit_together(configurations)
     from_lung = [leak for leak in leaks if leak.first.configuration == "task2-nsclc-lung"]
@@ -103,6 +107,6 @@ def test_lung_and_effusion_of_nsclc_share_scans_across_configurations():
 def test_every_leak_of_the_published_lists_is_written_down(task):
     for fold in range(5):
         names = [n for n in tasks.configurations(task) if tasks.configuration(n)[1] in (None, fold)]
-        together = {name: as_records(load_split(name).parts) for name in names}
+        together = {name: records_of(name) for name in names}
         for leak in audit_together(together):
             assert published_fault(leak, task, across=True), leak

@@ -76,7 +76,7 @@ def test_official_keeps_the_published_faults_and_names_them():
 @pytest.mark.parametrize("name", STATIC)
 def test_patient_clean_has_no_leaks_and_a_whole_test_part(name):
     official, clean = load_split(name), load_split(name, "patient-clean")
-    assert audit(as_records(clean.parts)) == []
+    assert audit(as_records(clean.parts, clean.subtask)) == []
     for part in official.parts:
         if part.startswith("test"):
             assert clean.parts[part] == official.parts[part]
@@ -131,19 +131,39 @@ def test_covid1920_folds_keep_the_patients_that_nnunet_splits():
     assert official.faults
     assert {leak.kind for leak in official.faults} == {"patient"}
     clean = load_split("covid1920-fold0", "patient-clean", records)
-    assert audit(as_records(clean.parts)) == []
+    assert audit(as_records(clean.parts, clean.subtask)) == []
     assert clean.parts["validation"] == official.parts["validation"]
 
 
-def test_an_unlabelled_case_that_is_a_test_case_is_refused():
+def test_the_pool_is_without_the_scans_of_the_other_parts():
+    def pool(case, **known):
+        return CaseRecord("covid1920", case, cohort="unlabelled", **known)
+
     more = [
-        CaseRecord("covid1920", "pool-1", cohort="unlabelled", series_uid="1.2.3"),
+        pool("pool-series", series_uid="1.2.3"),
+        pool("pool-content", content_hash="f0"),
+        pool("volume-covid19-A-0004"),  # a validation scan, by its name
+        pool("volume-covid19-A-0026_1"),  # another scan of a validation patient
+        pool("volume-covid19-A-0700"),  # a training scan
+        pool("volume-covid19-A-0701_1"),  # another scan of a training patient
+        pool("volume-covid19-A-0999"),
         CaseRecord("covid1920", "test-9", cohort="test_seen", series_uid="1.2.3"),
+        CaseRecord("covid1920", "test-8", cohort="test_unseen", content_hash="f0"),
     ]
-    with pytest.raises(SplitError, match=r"pool-1 in unlabelled .* same DICOM series"):
-        load_split("covid1920", records=covid1920(more=more))
-    clean = load_split("covid1920", "patient-clean", covid1920(more=more))
-    assert clean.parts["unlabelled"] == ()
+    split = load_split("covid1920", records=covid1920(more=more))
+    assert ids(split, "unlabelled") == ["volume-covid19-A-0701_1", "volume-covid19-A-0999"]
+    assert {str(leak.first.case.case_id) for leak in split.refused} >= {"pool-content"}
+    assert any("pool-series" in str(leak) and "DICOM series" in str(leak) for leak in split.refused)
+    # In fold 0 the held-out training scans are evaluated, so their patients leave the pool too.
+    fold = next(
+        split
+        for k in range(5)
+        if CaseKey("covid1920", "volume-covid19-A-0701")
+        in (split := load_split(f"covid1920-fold{k}", records=covid1920(more=more))).parts[
+            "validation"
+        ]
+    )
+    assert ids(fold, "unlabelled") == ["volume-covid19-A-0999"]
 
 
 @pytest.mark.parametrize("name", ["covid1920", "covid1920-fold1", "semiseg"])
@@ -182,7 +202,14 @@ def test_an_injected_duplicate_is_always_refused_and_always_cleaned(name, data):
     learnt = data.draw(st.sampled_from(split.parts["train"]))
     part = data.draw(st.sampled_from([p for p in split.parts if p != "train"]))
     measured = data.draw(st.sampled_from(split.parts[part]))
-    records = [CaseRecord(*learnt, content_hash="same"), CaseRecord(*measured, content_hash="same")]
+    records = [
+        CaseRecord(
+            *case,
+            cohort=split.subtask.annotation(where, case.dataset).cohort,
+            content_hash="same",
+        )
+        for where, case in (("train", learnt), (part, measured))
+    ]
     with pytest.raises(SplitError, match="leaks"):
         load_split(name, records=records)
     clean = load_split(name, "patient-clean", records)
