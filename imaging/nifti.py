@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
-from isal import igzip, isal_zlib
+from isal import igzip, igzip_lib
 from nibabel.imageglobals import LoggingOutputSuppressor
 from numpy.typing import DTypeLike, NDArray
 
@@ -36,12 +36,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_MAX_RATIO = 1032
 _BLOCK_BYTES = 1 << 20
 _FORM_TOLERANCE_MM = 0.01
-_DECODING_FAULTS: tuple[type[Exception], ...] = (
-    EOFError,
-    zlib.error,
-    isal_zlib.error,
-    igzip.BadGzipFile,
-)
+_DECODING_FAULTS = (EOFError, zlib.error, igzip_lib.IsalError, igzip.BadGzipFile)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,14 +115,19 @@ def read_nifti(path: str | PathLike[str], *, dtype: DTypeLike | None = None) -> 
 
 
 def write_nifti(
-    path: str | PathLike[str], volume: Volume, *, dtype: DTypeLike | None = None
+    path: str | PathLike[str],
+    volume: Volume,
+    *,
+    dtype: DTypeLike | None = None,
+    description: str = "",
 ) -> None:
     """Write a volume as NIfTI-1, gzipped where the name ends in ``.gz``; whole or not at all.
 
     Sform and qform both hold the affine (the qform is left unset where the grid is sheared, which
     it cannot say), units are mm, there is no slope. Without ``dtype`` the volume's own is written;
-    bool becomes uint8, float16 float32, and 64-bit integers int32, which other programs read. The
-    same volume gives the same bytes.
+    bool becomes uint8, float16 float32, and 64-bit integers int32, which other programs read.
+    ``description`` goes into the header's ``descrip``, at most 79 characters of it. The same volume
+    gives the same bytes.
 
     Raises
     ------
@@ -156,6 +156,7 @@ def write_nifti(
         header["qform_code"] = 0
     header.set_xyzt_units(xyz="mm")
     header["magic"] = b"n+1"
+    header["descrip"] = description.encode("ascii", "replace")[:79]
     header["vox_offset"] = 352
     header["scl_slope"], header["scl_inter"] = 1.0, 0.0
     with (
@@ -384,7 +385,7 @@ def _read_voxels(file: Any, header: NiftiHeader, path: Path) -> NDArray[Any]:
     except (MemoryError, ValueError) as fault:
         raise _too_large(path, header) from fault
     _skip_to(file, header.data_offset, path)
-    target = memoryview(flat.view(np.uint8))
+    target = flat.data.cast("B")
     filled = 0
     while filled < promised:
         count = file.readinto(target[filled : filled + _BLOCK_BYTES])

@@ -72,7 +72,7 @@ def rasterise(
             raise ConfigError(f"structure {name!r} is given the value {value}", expected="0 to 255")
     plan = _read(path)
     labels = np.zeros(grid.shape, dtype=np.uint8, order="F")
-    to_voxel: NDArray[np.float64] = np.linalg.inv(grid.affine) @ LPS_TO_RAS
+    to_voxel = np.linalg.inv(grid.affine) @ LPS_TO_RAS
     with parsing(path):
         items = {str(item.ROIName): item for item in plan.StructureSetROISequence}
         for name, value in structures.items():
@@ -161,7 +161,7 @@ def _contours(plan: Dataset, number: int) -> Iterator[NDArray[np.float64]]:
 
 def _by_slice(
     contours: Iterator[NDArray[np.float64]],
-    to_voxel: NDArray[np.float64],
+    to_voxel: NDArray[np.floating],
     grid: Volume,
     name: str,
     path: Path,
