@@ -107,6 +107,7 @@ class Covid1920(Dataset):
     )
     intensity = "HU"
     expected_counts = {"train": 199, "validation": 50, "test_seen": 23, "test_unseen": 23}
+    expected_masks = {"train": ("infection",)}
     listed_cohorts = ("validation",)
     oddities = {
         "": "Version 1 had label errors: use version 2. The unlabelled pool overlaps the"

@@ -117,6 +117,7 @@ class CovidCTSeg(Dataset):
         " HU = v / 255 * 1500 - 1250 within the window"
     )
     expected_counts = {"labelled": 20}
+    expected_masks = {"labelled": ("lung", "infection", "lung_and_infection")}
     oddities = {
         "": "The two sources differ in orientation in plane: trust the affine.",
         "radiopaedia_10_85902_1": "same patient as radiopaedia_10_85902_3",

@@ -151,6 +151,8 @@ class Dataset:
     ----------
     key
         Its name in this project: in splits, on the command line, in tables.
+    expected_masks
+        The annotations that every case of a cohort should have.
     aliases
         Other names that people know it by, accepted where a dataset is named by hand.
     expected_counts
@@ -173,6 +175,7 @@ class Dataset:
     patterns: ClassVar[tuple[Pattern, ...]]
     intensity: ClassVar[str]
     expected_counts: ClassVar[dict[str, int]]
+    expected_masks: ClassVar[dict[str, tuple[str, ...]]]
     listed_cohorts: ClassVar[tuple[str, ...]] = ("labelled",)
     aliases: ClassVar[tuple[str, ...]] = ()
     downloads: ClassVar[tuple[Download, ...]] = ()

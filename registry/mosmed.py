@@ -68,6 +68,7 @@ class MosMed(Dataset):
     )
     intensity = "HU"
     expected_counts = {"labelled": 50, "unlabelled": 1060}
+    expected_masks = {"labelled": ("infection",)}
     oddities = {
         "": "Masks exist for study_0255 to study_0304 only, all of severity CT-1;"
         " there are no lung masks."

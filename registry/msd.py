@@ -68,4 +68,5 @@ class MSDLung(Dataset):
     )
     intensity = "HU"
     expected_counts = {"labelled": 63, "unlabelled": 32}
+    expected_masks = {"labelled": ("tumour", "lung")}
     oddities = {"": "Case numbers are not contiguous."}

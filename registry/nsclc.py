@@ -143,6 +143,7 @@ class NSCLC(Dataset):
     )
     intensity = "HU, by the DICOM rescale slope and intercept"
     expected_counts = {"labelled": 402}
+    expected_masks = {"labelled": ("lung",)}
     oddities = {
         "": "PleThora masks and DICOM differ in axis order and direction; masks are brought onto"
         " the image's grid through physical space. The published split has 63/15 effusion cases,"

@@ -92,6 +92,10 @@ class CovidSemiSeg(Dataset):
     )
     intensity = "8-bit grey values, lung window of unknown limits; no HU and no spacing"
     expected_counts = {"train": 50, "test": 48, "unlabelled": 1600}
+    expected_masks = {
+        "train": ("infection", "lesion_types"),
+        "test": ("infection", "lesion_types"),
+    }
     listed_cohorts = ("train",)
     oddities = {
         "": "The unlabelled slices are cut from the scans of COVID-19-CT-Seg: never a pool for"

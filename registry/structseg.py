@@ -83,6 +83,7 @@ class StructSeg(Dataset):
     )
     intensity = "HU"
     expected_counts = {"organs": 50, "target_volume": 50}
+    expected_masks = {"organs": ("organs",), "target_volume": ("target_volume",)}
     listed_cohorts = ("organs", "target_volume")
     oddities = {
         "": "Lists that say right lung = 1 are wrong; left and right are checked by the affine."
