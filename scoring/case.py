@@ -1,0 +1,295 @@
+"""All labels of one case, scored together: DSC, NSD at any tolerances, NAVE, volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from covidseg.core.errors import GeometryError, LabelError, ScoringError
+from covidseg.scoring.metrics import (
+    as_slabs,
+    check_shapes,
+    check_spacing,
+    check_tolerance,
+    dice_of_counts,
+    surface_dice_of_overlap,
+    volume_error_of_counts,
+    whole_numbers,
+)
+from covidseg.scoring.nsd import Overlap, compare_packed
+from covidseg.scoring.packing import Box, count_bits, memory_order, occupied_box, pack
+from covidseg.scoring.policy import (
+    DEFAULT_POLICY,
+    EmptyMaskPolicy,
+    empty_mask_policy,
+    empty_status,
+)
+
+Labels = Mapping[int, str] | Iterable[int]
+Tolerances = float | Sequence[float] | Mapping[str, float | Sequence[float]]
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """Scores of one label of one case.
+
+    Attributes
+    ----------
+    value, label
+        The label's value in the label maps, and its name.
+    status
+        ``ok``, ``both_empty``, ``prediction_empty`` or ``reference_empty``.
+    dsc, nave
+        NaN where the policy gives no value.
+    nsd
+        By tolerance in mm.
+    voxels_prediction, voxels_reference
+        Numbers of voxels (pixels in a picture).
+    volume_prediction_ml, volume_reference_ml
+        NaN for pictures, which have no volume.
+    """
+
+    value: int
+    label: str
+    status: str
+    dsc: float
+    nsd: dict[float, float]
+    nave: float
+    voxels_prediction: int
+    voxels_reference: int
+    volume_prediction_ml: float
+    volume_reference_ml: float
+
+    @property
+    def absolute_volume_error_ml(self) -> float:
+        """``|V_prediction - V_reference|``, which has a value where NAVE has none."""
+        return abs(self.volume_prediction_ml - self.volume_reference_ml)
+
+
+@dataclass(frozen=True)
+class CaseScores:
+    """Scores of all labels of one case; ``scores["left_lung"].dsc``, or iterate over the labels."""
+
+    labels: tuple[LabelScores, ...]
+    policy: str
+    _by_name: dict[str, LabelScores] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_name", {scores.label: scores for scores in self.labels})
+
+    def __getitem__(self, label: str) -> LabelScores:
+        return self._by_name[label]
+
+    def __iter__(self) -> Iterator[LabelScores]:
+        return iter(self.labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def score_case(
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    labels: Labels,
+    spacing_mm: Sequence[float],
+    tolerances_mm: Tolerances = 1.0,
+    *,
+    policy: str | EmptyMaskPolicy = DEFAULT_POLICY,
+    ignore_other_labels: bool = False,
+) -> CaseScores:
+    """Score every label of a case in one pass over its two label maps.
+
+    Parameters
+    ----------
+    prediction, reference
+        Label maps of one shape, 2D or 3D: bool or integers (floats that are whole numbers pass),
+        in any memory order. 0 is background. They are not changed.
+    labels
+        The labels to score: ``{1: "left_lung", 2: "right_lung"}``, or values alone, which are then
+        named by their digits. A label that a map does not hold is an empty mask, see ``policy``.
+    spacing_mm
+        Voxel size along each axis of the arrays, in their order.
+    tolerances_mm
+        Of NSD: one for all labels, several for all, or by label name:
+        ``{"left_lung": 1, "right_lung": 1, "infection": [1, 3]}``.
+    policy
+        Name of an empty-mask policy (`covidseg.scoring.policy.POLICIES`), or one of one's own.
+    ignore_other_labels
+        Score the given labels and say nothing of other values in the maps.
+
+    Returns
+    -------
+    CaseScores
+        One `LabelScores` for each label, in the order given.
+
+    Raises
+    ------
+    GeometryError
+        The shapes differ, there are not 2 or 3 dimensions, or the spacing does not fit or is not
+        positive.
+    LabelError
+        Fractions (probabilities), NaN, or values other than 0 and ``labels``.
+    ScoringError
+        A tolerance is negative or missing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> reference = np.zeros((8, 8, 8), np.uint8)
+    >>> reference[2:5, 2:5, 2:5] = 1
+    >>> prediction = np.roll(reference, 1, axis=0)
+    >>> scores = score_case(prediction, reference, {1: "infection"}, (1, 1, 5), [0.5, 1])
+    >>> round(scores["infection"].dsc, 4), scores["infection"].nsd[1]
+    (0.6667, 1.0)
+    """
+    names = label_names(labels)
+    tolerances = tolerances_by_label(names, tolerances_mm)
+    chosen = empty_mask_policy(policy)
+    ours = _label_map(prediction, "prediction")
+    theirs = _label_map(reference, "reference")
+    check_shapes(ours, theirs)
+    steps = check_spacing(spacing_mm, theirs.ndim)
+    axes = memory_order(theirs)
+    ours, theirs = as_slabs(ours, axes), as_slabs(theirs, axes)
+
+    occupied = [pack(array) for array in (ours, theirs)]
+    box = occupied_box(*occupied)
+    scores, voxels = [], [0, 0]
+    for value, name in names.items():
+        if box is None:
+            overlap = Overlap(0, 0, 0, (float("nan"),) * len(tolerances[name]))
+        else:
+            masks = _label_masks(ours, theirs, occupied, box, value)
+            inner = occupied_box(*masks)
+            if inner is not None:
+                masks = [mask[inner] for mask in masks]
+            overlap = compare_packed(*masks, axes, steps, tolerances[name])
+        voxels[0] += overlap.voxels_prediction
+        voxels[1] += overlap.voxels_reference
+        scores.append(_label_scores(value, name, overlap, tolerances[name], steps, chosen))
+    if not ignore_other_labels:
+        for array, mask, counted, of in zip(
+            (ours, theirs), occupied, voxels, ("prediction", "reference"), strict=True
+        ):
+            if count_bits(mask) != counted:
+                _raise_other_labels(array, names, of)
+    return CaseScores(tuple(scores), chosen.name)
+
+
+def label_names(labels: Labels) -> dict[int, str]:
+    """Values and names of the labels to score.
+
+    Raises
+    ------
+    LabelError
+        No label, a value below 1, or a name given twice.
+    """
+    names = (
+        {int(value): str(name) for value, name in labels.items()}
+        if isinstance(labels, Mapping)
+        else {int(value): str(int(value)) for value in labels}
+    )
+    if not names or min(names) < 1 or len(set(names.values())) < len(names):
+        raise LabelError(
+            f"the labels to score are {names}",
+            expected="at least one value of 1 or more (0 is background), each with its own name",
+        )
+    return names
+
+
+def tolerances_by_label(
+    names: Mapping[int, str], tolerances_mm: Tolerances
+) -> dict[str, tuple[float, ...]]:
+    """Tolerances of each label, ascending and each once.
+
+    Raises
+    ------
+    ScoringError
+        A tolerance is negative or not finite, or a label has none, or a name is not a label.
+    """
+    given: Mapping[str, float | Sequence[float]] = (
+        tolerances_mm
+        if isinstance(tolerances_mm, Mapping)
+        else dict.fromkeys(names.values(), tolerances_mm)
+    )
+    if set(given) != set(names.values()):
+        raise ScoringError(
+            f"tolerances are given for {sorted(given)}",
+            expected=f"a tolerance for each label of {sorted(names.values())}",
+        )
+    return {
+        name: tuple(
+            sorted({check_tolerance(tolerance) for tolerance in np.atleast_1d(given[name])})
+        )
+        for name in names.values()
+    }
+
+
+def _label_map(array: np.ndarray, name: str) -> np.ndarray:
+    array = np.asarray(array)
+    if array.ndim not in (2, 3):
+        raise GeometryError(
+            f"the {name} has {array.ndim} dimensions, shape {array.shape}",
+            expected="a label map of 2 or 3 dimensions",
+            remedy="give one time point; for one channel a class, take the argmax over the channels"
+            if array.ndim == 4
+            else None,
+        )
+    return whole_numbers(array, name)
+
+
+def _label_masks(
+    ours: np.ndarray, theirs: np.ndarray, occupied: list[np.ndarray], box: Box, value: int
+) -> list[np.ndarray]:
+    """Both maps' voxels of one label, packed, within the box that holds anything."""
+    slabs, rows, row_bytes = box
+    columns = slice(row_bytes.start * 8, row_bytes.stop * 8)
+    masks = []
+    for array, mask in zip((ours, theirs), occupied, strict=True):
+        if array.dtype == bool:
+            masks.append(mask[box] if value == 1 else np.zeros_like(mask[box]))
+        else:
+            masks.append(pack(array[slabs, rows, columns], value))
+    return masks
+
+
+def _label_scores(
+    value: int,
+    name: str,
+    overlap: Overlap,
+    tolerances: tuple[float, ...],
+    steps: tuple[float, ...],
+    policy: EmptyMaskPolicy,
+) -> LabelScores:
+    ours, theirs = overlap.voxels_prediction, overlap.voxels_reference
+    status = empty_status(ours, theirs)
+    voxel_ml = float(np.prod(steps)) / 1000 if len(steps) == 3 else float("nan")
+    return LabelScores(
+        value=value,
+        label=name,
+        status=status,
+        dsc=policy.value("dsc", status, dice_of_counts(ours, theirs, overlap.voxels_common)),
+        nsd={
+            tolerance: policy.value("nsd", status, nsd)
+            for tolerance, nsd in zip(tolerances, surface_dice_of_overlap(overlap), strict=True)
+        },
+        nave=policy.value("nave", status, volume_error_of_counts(ours, theirs)),
+        voxels_prediction=ours,
+        voxels_reference=theirs,
+        volume_prediction_ml=ours * voxel_ml,
+        volume_reference_ml=theirs * voxel_ml,
+    )
+
+
+def _raise_other_labels(array: np.ndarray, names: Mapping[int, str], of: str) -> None:
+    others = [int(value) for value in np.unique(array) if value and int(value) not in names]
+    raise LabelError(
+        f"the {of} holds the values {others[:10]}, which are not among the labels to score",
+        expected="0 and " + ", ".join(f"{value} ({name})" for value, name in names.items()),
+        remedy="negative values come from a wrong cast or scaling: correct it where the file is made"
+        if min(others) < 0
+        else "name these labels too, score the task they belong to, or pass "
+        "ignore_other_labels=True (--ignore-other-labels) to score the named ones alone",
+    )

@@ -1,0 +1,293 @@
+"""The surfaces of two masks, and how much of each lies within a tolerance of the other.
+
+The definition is DeepMind's (S. Nikolov et al., J Med Internet Res 23(7):e26151, 2021; package
+``surface-distance``): a surface is a set of surface elements at the corners between voxels, each
+with an area (`covidseg.scoring.surface_elements`); an element is within tolerance if the distance
+from its corner to the nearest corner that holds an element of the other surface is at most the
+tolerance; and the normalised surface Dice is the area within tolerance over all area, of both
+surfaces together.
+
+Only "at most the tolerance" is asked, so no distance is ever computed. The masks are strings of
+bits (`covidseg.scoring.packing`):
+
+1. Corners with an element: OR over the 2×2×2 voxels around them and not AND over them.
+2. Corners that both surfaces hold are within any tolerance. For the others, offset by offset from
+   the nearest on: row offset ``(d0, d1)`` reaches ``h`` bits along the row, so the other surface
+   is widened by ``h`` along the rows and looked up at that offset, only in the words that hold an
+   unmatched corner still. The list of such words shrinks quickly.
+3. The eight voxels around an element are an 8-bit code. Codes are counted for all elements and for
+   those without a match; areas enter as 256 numbers at the very end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from covidseg.scoring.packing import WORD, BitString, count_bits, shift_up, widen
+from covidseg.scoring.surface_elements import element_areas
+
+_CODE_BLOCK = 1 << 15  # neighbourhood bytes treated at once: 256 kB, which stay in the cache
+_PAIRS_FROM = 1 << 16  # from this many codes on, counting them in pairs is faster
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What a single pass over two masks of one label gives.
+
+    ``voxels_*`` are counts; ``nsd`` holds one value a tolerance, NaN where a mask is empty.
+    """
+
+    voxels_prediction: int
+    voxels_reference: int
+    voxels_common: int
+    nsd: tuple[float, ...]
+
+
+def compare_packed(
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    axes: tuple[int, ...],
+    spacing_mm: Sequence[float],
+    tolerances_mm: Sequence[float],
+) -> Overlap:
+    """Count and compare two packed masks of the same box.
+
+    Parameters
+    ----------
+    prediction, reference
+        uint8, shape ``(slabs, rows, bytes)``, from `covidseg.scoring.packing.pack`.
+    axes
+        Which axis of the image slabs, rows and bits are; two entries (rows, bits) for a picture.
+    spacing_mm
+        Voxel size along the axes of the image.
+    tolerances_mm
+        Tolerances in any order.
+    """
+    steps = tuple(float(step) for step in spacing_mm)
+    shape = (prediction.shape[0], prediction.shape[1], prediction.shape[2] * 8)
+    ordered = sorted(set(tolerances_mm))
+    searches = [Search.within(tolerance, steps, axes, shape) for tolerance in ordered]
+    reach = np.max([(0, 0, 0), *(search.reach for search in searches)], axis=0)
+    string = BitString.around(shape, tuple(reach.tolist()))
+    ours, theirs = string.lay(prediction), string.lay(reference)
+    volumes = count_bits(ours), count_bits(theirs), count_bits(ours & theirs)
+    if not ordered or not volumes[0] or not volumes[1]:
+        return Overlap(*volumes, (float("nan"),) * len(tolerances_mm))
+    if volumes[0] == volumes[1] == volumes[2]:
+        return Overlap(*volumes, (1.0,) * len(tolerances_mm))
+
+    surfaces = [Surface(mask, string, len(axes)) for mask in (ours, theirs)]
+    elements = sum(surface.count_elements() for surface in surfaces)
+    missed = dict.fromkeys(ordered, 0)
+    for surface, other in (surfaces, surfaces[::-1]):
+        unmatched = Unmatched(surface, other)
+        for tolerance, search in zip(ordered, searches, strict=True):
+            unmatched.search(search)
+            missed[tolerance] = missed[tolerance] + unmatched.count_elements()
+    areas = element_areas(tuple(steps[axis] for axis in axes))
+    return Overlap(
+        *volumes,
+        # Whole numbers until here: all missed is exactly 0, none missed exactly 1.
+        tuple(float((elements - missed[t]) @ areas / (elements @ areas)) for t in tolerances_mm),
+    )
+
+
+@dataclass(frozen=True)
+class Search:
+    """The offsets between two corners at most a tolerance apart.
+
+    Entry ``n`` stands for ``(slabs[n], rows[n])`` with every offset along the row from
+    ``-bits[n]`` to ``+bits[n]``; nearest first, so ``bits`` falls.
+    """
+
+    slabs: np.ndarray
+    rows: np.ndarray
+    bits: np.ndarray
+
+    @classmethod
+    def within(
+        cls,
+        tolerance_mm: float,
+        spacing_mm: Sequence[float],
+        axes: tuple[int, ...],
+        shape: tuple[int, int, int],
+    ) -> Search:
+        """All offsets that can occur in a box of ``shape`` voxels (slabs, rows, bits).
+
+        The distance is computed in float64 and with the axes of the image in their order, as
+        scipy's distance transform does: ``0.3 * 10 <= 3`` is decided by the last bit.
+        """
+        steps = [spacing_mm[axis] for axis in axes]
+        far = [
+            int(min(size, tolerance_mm // step + 1))
+            for size, step in zip(shape[-len(axes) :], steps, strict=True)
+        ]
+        if len(axes) == 2:
+            axes, steps, far = (-1, *axes), [0.0, *steps], [0, *far]
+        slabs, rows = (grid.ravel() for grid in np.mgrid[0 : far[0] + 1, 0 : far[1] + 1])
+        offsets = [slabs, rows, np.zeros_like(rows)]
+        in_image_order = np.argsort(axes)
+
+        def reached(bits: np.ndarray) -> np.ndarray:
+            offsets[2] = bits
+            squares = [(offsets[k] * steps[k]) ** 2 for k in in_image_order]
+            return np.sqrt((squares[0] + squares[1]) + squares[2]) <= tolerance_mm
+
+        left_mm2 = tolerance_mm**2 - (slabs * steps[0]) ** 2 - (rows * steps[1]) ** 2
+        bits = np.where(left_mm2 < 0, -1, np.sqrt(np.maximum(left_mm2, 0)) // steps[2])
+        bits = np.minimum(bits, far[2]).astype(np.int64)
+        while (more := reached(bits + 1) & (bits < far[2])).any():
+            bits += more
+        while (fewer := (bits >= 0) & ~reached(bits)).any():
+            bits -= fewer
+
+        quarter = np.lexsort((-left_mm2, -bits))[: np.count_nonzero(bits >= 0)]
+        mirrored = np.array(
+            [
+                (slab * slab_sign, row * row_sign, width)
+                for slab, row, width in zip(
+                    slabs[quarter].tolist(),
+                    rows[quarter].tolist(),
+                    bits[quarter].tolist(),
+                    strict=True,
+                )
+                for slab_sign in ((1, -1) if slab else (1,))
+                for row_sign in ((1, -1) if row else (1,))
+            ]
+        )
+        return cls(*mirrored.T)
+
+    @property
+    def reach(self) -> tuple[int, int, int]:
+        """Farthest offset along each axis."""
+        return int(self.slabs.max()), int(self.rows.max()), int(self.bits.max())
+
+
+class Surface:
+    """The corners of a mask that hold a surface element, and the voxels around them."""
+
+    def __init__(self, mask: np.ndarray, string: BitString, dimensions: int) -> None:
+        self._string = string
+        self._dimensions = dimensions
+        # The voxels before and after a corner along the row.
+        self._before, self._after = shift_up(mask, 1), mask
+        some, every = self._before | mask, self._before & mask
+        for stride in (string.row_words, string.slab_words)[: dimensions - 1]:
+            some, every = _join(np.bitwise_or, some, stride), _join(np.bitwise_and, every, stride)
+        np.invert(every, out=every)
+        some &= every
+        self.corners = some
+
+    def count_elements(self) -> np.ndarray:
+        """How many elements there are of each neighbour code; int64, 256 (16 in a picture)."""
+        return self.count_codes(np.flatnonzero(self.corners.view(np.uint8) != 0))
+
+    def count_codes(self, places: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
+        """Neighbour codes of the eight corners in each of the bytes ``places`` of the string.
+
+        ``chosen``, a byte for each place, has the corners that count; all where it is ``None``.
+        Codes of corners without an element (nothing or everything around them) are not counted.
+        """
+        before, after = self._before.view(np.uint8), self._after.view(np.uint8)
+        row, slab = self._string.row_words * 8, self._string.slab_words * 8
+        counts = np.zeros(256, np.int64)
+        # A place before the first byte is negative and so read from the end: the circle's gap.
+        for first in range(0, len(places), _CODE_BLOCK):
+            block = places[first : first + _CODE_BLOCK]
+            planes = np.zeros((len(block), 8), np.uint8)
+            if self._dimensions == 3:
+                lines = [block - slab - row, block - slab, block - row, block]
+            else:
+                lines = [block - row, block]
+            for number, line in enumerate(lines):
+                planes[:, 2 * number] = before[line]
+                planes[:, 2 * number + 1] = after[line]
+            codes = _transpose_bits(planes.view(WORD).ravel())
+            if chosen is not None:
+                codes &= _BYTE_PER_BIT[chosen[first : first + _CODE_BLOCK]]
+            counts += _count_bytes(codes)
+        counts = counts[: 1 << 2**self._dimensions]
+        counts[[0, -1]] = 0
+        return counts
+
+
+class Unmatched:
+    """The corners of one surface for which no corner of the other has been found yet."""
+
+    def __init__(self, surface: Surface, other: Surface) -> None:
+        self._surface = surface
+        self._widened = {0: other.corners}
+        bits = surface.corners & ~other.corners
+        self._places = np.flatnonzero(bits)
+        self._bits = bits[self._places]
+
+    def search(self, search: Search) -> None:
+        """Drop the corners that have a corner of the other surface at one of the offsets."""
+        string = self._surface._string
+        moves = search.slabs * string.slab_words + search.rows * string.row_words
+        width, wide = -1, self._widened[0]
+        for move, bits in zip(moves.tolist(), search.bits.tolist(), strict=True):
+            if not len(self._places):
+                return
+            if bits != width:
+                width, wide = bits, self._widen(bits)
+            self._bits &= ~wide[self._places + move]
+            left = self._bits != 0
+            self._places, self._bits = self._places[left], self._bits[left]
+
+    def _widen(self, bits: int) -> np.ndarray:
+        """The other surface widened along the rows; made from the next narrower one kept."""
+        base = max(width for width in self._widened if width <= bits)
+        while 3 * base + 1 <= bits:
+            self._widened[3 * base + 1] = widen(self._widened[base], 3 * base + 1, done=base)
+            base = 3 * base + 1
+        return widen(self._widened[base], bits, done=base)
+
+    def count_elements(self) -> np.ndarray:
+        """How many elements of each neighbour code have no match."""
+        chosen = self._bits.view(np.uint8)
+        found = np.flatnonzero(chosen)
+        places = self._places[found >> 3] * 8 + (found & 7)
+        return self._surface.count_codes(places, chosen[found])
+
+
+def _join(join: np.ufunc, words: np.ndarray, stride: int) -> np.ndarray:
+    """``join`` each word with the one ``stride`` words before it, round the circle."""
+    joined = np.empty_like(words)
+    join(words[stride:], words[:-stride], out=joined[stride:])
+    join(words[:stride], words[-stride:], out=joined[:stride])
+    return joined
+
+
+def _transpose_bits(words: np.ndarray) -> np.ndarray:
+    """Bit ``b`` of byte ``a`` becomes bit ``a`` of byte ``b`` in every word; in place.
+
+    Source: H. S. Warren, Hacker's Delight, 2nd edition, section 7-3.
+    """
+    for distance, mask in ((7, 0x00AA00AA00AA00AA), (14, 0x0000CCCC0000CCCC), (28, 0xF0F0F0F0)):
+        swapped = words >> WORD.type(distance)
+        swapped ^= words
+        swapped &= WORD.type(mask)
+        words ^= swapped
+        swapped <<= WORD.type(distance)
+        words ^= swapped
+    return words
+
+
+# Bit b of the index becomes byte b of the entry, 0 or 255.
+_BYTE_PER_BIT = (
+    (np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little") * 255)
+    .view(WORD)
+    .ravel()
+)
+
+
+def _count_bytes(words: np.ndarray) -> np.ndarray:
+    """How often each of the 256 bytes occurs."""
+    if words.nbytes < _PAIRS_FROM:
+        return np.bincount(words.view(np.uint8), minlength=256)
+    pairs = np.bincount(words.view("<u2"), minlength=1 << 16).reshape(256, 256)
+    return pairs.sum(axis=0) + pairs.sum(axis=1)
