@@ -1,0 +1,105 @@
+"""From a network's probabilities back to a label map on the scan's own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from covidseg.imaging.resample import ANISOTROPY_THRESHOLD, reorient
+from covidseg.imaging.volume import Volume
+from covidseg.inference.preprocessing import ORIENTATION, Prepared
+from covidseg.inference.sliding import Slab
+
+# Voxels (classes x planes x rows x columns) that one step of resampling may hold.
+_VOXELS_AT_ONCE = 1 << 26
+
+
+def restore(slabs: Iterable[Slab], prepared: Prepared) -> Volume:
+    """Resample probabilities onto the scan's grid, take the likeliest class: a uint8 label map.
+
+    Probabilities are interpolated linearly, and by nearest neighbour across planes where the
+    network's grid is anisotropic (nnU-Net's rule), then decided; never the other way round, which
+    would leave stairs. Slabs are consumed as they come, so memory is bounded by the label map and
+    one slab.
+    """
+    grid = _Grid(prepared)
+    labels = np.empty(grid.shape_zyx, np.uint8)
+    done = 0
+    kept: Tensor | None = None
+    for slab in slabs:
+        planes = slab.probabilities
+        first = slab.start
+        if kept is not None:
+            planes = torch.cat([kept, planes], dim=1)
+            first -= 1
+        ready = int(np.searchsorted(grid.upper, slab.stop))
+        step = max(1, _VOXELS_AT_ONCE // (planes.shape[0] * grid.shape_zyx[1] * grid.shape_zyx[2]))
+        for start in range(done, ready, step):
+            part = slice(start, min(start + step, ready))
+            labels[part] = grid.decided(planes, first, part).cpu().numpy()
+        done = max(done, ready)
+        kept = slab.probabilities[:, -1:].clone()
+    upright = Volume(labels.transpose(2, 1, 0), grid.affine)
+    orientation = Volume(np.empty((1, 1, 1)), prepared.scan_affine).orientation
+    data = np.ascontiguousarray(reorient(upright, orientation).data)
+    return Volume(data, prepared.scan_affine)
+
+
+class _Grid:
+    """The upright scan's grid in coordinates of the network's grid."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        # A stand-in of the scan's shape without its memory.
+        scan = Volume(np.broadcast_to(np.uint8(0), prepared.scan_shape), prepared.scan_affine)
+        upright = reorient(scan, ORIENTATION)
+        self.affine = upright.affine
+        self.shape_zyx = upright.shape[::-1]
+        size = prepared.image.shape
+        to_network = np.linalg.inv(prepared.affine) @ upright.affine
+        z, y, x = (
+            np.clip(
+                to_network[axis, axis] * np.arange(upright.shape[axis]) + to_network[axis, 3],
+                0,
+                size[2 - axis] - 1,
+            )
+            for axis in (2, 1, 0)
+        )
+        spacing = np.linalg.norm(prepared.affine[:3, :3], axis=0)
+        if spacing[2] > ANISOTROPY_THRESHOLD * min(spacing[:2]):
+            z = np.floor(z + 0.5)
+        z = np.where(np.abs(z - np.rint(z)) < 1e-4, np.rint(z), z)
+        self.lower = np.floor(z).astype(int)
+        self.upper = np.ceil(z).astype(int)
+        self.share = (z - self.lower).astype(np.float32)
+        self.rows = _interpolation(y, size[1])
+        self.columns = _interpolation(x, size[2])
+
+    def decided(self, planes: Tensor, first: int, part: slice) -> Tensor:
+        """uint8 labels of the scan's planes ``part`` from network planes starting at ``first``."""
+        lower = torch.from_numpy(self.lower[part] - first).to(planes.device)
+        upper = torch.from_numpy(self.upper[part] - first).to(planes.device)
+        share = torch.from_numpy(self.share[part]).to(planes.device)[:, None, None]
+        mixed = planes[:, lower]
+        if bool((share > 0).any()):
+            mixed = torch.lerp(mixed, planes[:, upper], share)
+        if self.rows is not None:
+            mixed = self.rows.to(planes.device) @ mixed
+        if self.columns is not None:
+            mixed = mixed @ self.columns.to(planes.device).T
+        return mixed.argmax(0).to(torch.uint8)
+
+
+def _interpolation(coordinates: np.ndarray, size: int) -> Tensor | None:
+    """(len(coordinates), size) matrix of linear interpolation; None where it is the identity."""
+    lower = np.minimum(np.floor(coordinates).astype(int), max(size - 2, 0))
+    share = coordinates - lower
+    matrix = np.zeros((len(coordinates), size), np.float32)
+    rows = np.arange(len(coordinates))
+    matrix[rows, lower] = 1 - share
+    matrix[rows, np.minimum(lower + 1, size - 1)] += share
+    if matrix.shape[0] == matrix.shape[1] and np.abs(matrix - np.eye(size)).max() < 1e-4:
+        return None
+    return torch.from_numpy(matrix)

@@ -1,0 +1,148 @@
+"""There and back: what a network says about the resampled scan lands on the scan's own voxels."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from covidseg.core.errors import ConfigError
+from covidseg.imaging.volume import Volume
+from covidseg.inference.preprocessing import Preprocessing
+from covidseg.inference.restore import restore
+from covidseg.inference.sliding import Sliding
+from covidseg.registry.cases import HU, Intensity
+
+CPU = torch.device("cpu")
+WINDOW = Preprocessing(low=-1250, high=250, mean=-1250, std=1500)
+
+
+def scan(shape=(20, 18, 14), spacing=(1.5, 1.5, 3.0), orientation="RAS", seed=0):
+    """A smooth random scan in HU, stored with the axes that ``orientation`` says."""
+    rng = np.random.default_rng(seed)
+    data = ndimage.gaussian_filter(rng.normal(size=shape), 2)
+    data = (data / np.abs(data).max() * 700 - 500).astype(np.int16)
+    volume = nib.Nifti1Image(data, np.diag([*spacing, 1.0]))
+    turn = nib.orientations.ornt_transform(
+        nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(orientation)
+    )
+    turned = volume.as_reoriented(turn)
+    return Volume(np.asarray(turned.dataobj), turned.affine)
+
+
+def threshold(windows):
+    """Probabilities of two classes, monotonous in the intensity."""
+    foreground = torch.sigmoid((windows - 0.5) * 30)
+    return torch.cat([1 - foreground, foreground], dim=1)
+
+
+def segment(volume, settings, window=(4, 8, 8)):
+    prepared = settings.image(volume, HU)
+    slabs = Sliding(window).slabs(
+        torch.from_numpy(prepared.image)[None], threshold, pad_value=settings.air, device=CPU
+    )
+    return restore(slabs, prepared)
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "LPS", "PIR", "ASL"])
+def test_without_resampling_every_voxel_is_decided_by_its_own_value(orientation):
+    volume = scan(orientation=orientation)
+    result = segment(volume, WINDOW)
+    np.testing.assert_array_equal(result.data, volume.data > -500)
+    np.testing.assert_allclose(result.affine, volume.affine)
+    assert result.data.dtype == np.uint8
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 1.2, 1.7), (4.0, 1.0, 1.0), (1.0, 3.0, 3.0)])
+@pytest.mark.parametrize("orientation", ["RAS", "SPL"])
+def test_through_another_spacing_only_the_border_moves(spacing, orientation):
+    volume = scan((30, 28, 24), orientation=orientation)
+    settings = Preprocessing(low=-1250, high=250, mean=-1250, std=1500, spacing_mm=spacing)
+    result = segment(volume, settings)
+    expected = volume.data > -500
+    assert result.shape == volume.shape
+    dice = 2 * (expected & (result.data > 0)).sum() / (expected.sum() + result.data.sum())
+    assert dice > 0.97
+
+
+def test_probabilities_are_interpolated_then_decided_worked_by_hand():
+    """Two network planes of 2 mm with foreground 0 and 1; the scan's planes are 1 mm."""
+    volume = Volume(np.zeros((1, 1, 4), np.int16), np.diag([-1.0, -1.0, 1.0, 1.0]))
+    settings = Preprocessing(low=-1, high=1, mean=0, std=1, spacing_mm=(2.0, 1.0, 1.0))
+    prepared = settings.image(volume, HU)
+    assert prepared.image.shape == (2, 1, 1)
+    from covidseg.inference.sliding import Slab
+
+    def planes(values):
+        foreground = torch.tensor(values)[:, None, None]
+        return torch.stack([1 - foreground, foreground])
+
+    # Scan planes lie at network coordinates -0.25, 0.25, 0.75, 1.25: 0, 0.22, 0.67, 0.89.
+    slabs = [Slab(0, 1, planes([0.0])), Slab(1, 2, planes([0.89]))]
+    assert restore(slabs, prepared).data.ravel().tolist() == [0, 0, 1, 1]
+
+
+def test_one_plane_and_one_column():
+    for shape in [(9, 9, 1), (1, 9, 9)]:
+        volume = scan(shape)
+        np.testing.assert_array_equal(segment(volume, WINDOW).data, volume.data > -500)
+
+
+def test_windowed_scans_become_what_the_window_kept_of_hu():
+    volume = scan()
+    window = (-1250.0, 250.0)
+    stored = np.clip((volume.data + 1250.0) / 1500 * 255, 0, 255)
+    ours = WINDOW.normalise(stored, Intensity("windowed", window))
+    np.testing.assert_allclose(ours, WINDOW.normalise(volume.data, HU), atol=1e-5)
+
+
+def test_normalisation_worked_by_hand():
+    settings = Preprocessing(low=-1000, high=400, mean=-200, std=400)
+    values = settings.normalise(np.array([-2000, -200, 200, 3000], np.int16), HU)
+    assert values.tolist() == [-2.0, 0.0, 1.0, 1.5]
+    assert settings.air == -2.0
+
+
+def test_pictures_are_stretched_and_come_back_in_their_own_size():
+    volume = scan((37, 50, 1), orientation="LPS")
+    settings = Preprocessing(low=-1250, high=250, mean=-1250, std=1500, plane_size=(64, 64))
+    prepared = settings.image(volume, HU)
+    assert prepared.image.shape == (1, 64, 64)
+    result = segment(volume, settings, window=(1, 64, 64))
+    expected = volume.data > -500
+    dice = 2 * (expected & (result.data > 0)).sum() / (expected.sum() + result.data.sum())
+    assert dice > 0.97
+
+
+def test_labels_follow_the_image():
+    volume = scan((30, 28, 24), orientation="LAS")
+    settings = Preprocessing(low=-1250, high=250, mean=-1250, std=1500, spacing_mm=(3, 2, 2))
+    label = settings.label(volume.with_data((volume.data > -500).astype(np.uint8)))
+    image = settings.image(volume, HU).image
+    assert label.shape == image.shape
+    assert ((label > 0) == (image > 0.5)).mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"low": 1, "high": 0, "mean": 0, "std": 1}, "not below high"),
+        ({"low": 0, "high": 1, "mean": 0, "std": 0}, "std is 0"),
+        (
+            {
+                "low": 0,
+                "high": 1,
+                "mean": 0,
+                "std": 1,
+                "spacing_mm": (1, 1, 1),
+                "plane_size": (8, 8),
+            },
+            "both spacing_mm and plane_size",
+        ),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Preprocessing(**settings)
