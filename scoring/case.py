@@ -288,7 +288,7 @@ def _raise_other_labels(array: np.ndarray, names: Mapping[int, str], of: str) ->
     raise LabelError(
         f"the {of} holds the values {others[:10]}, which are not among the labels to score",
         expected="0 and " + ", ".join(f"{value} ({name})" for value, name in names.items()),
-        remedy="negative values come from a wrong cast or scaling: correct it where the file is made"
+        remedy="negative values come from a wrong cast or scaling: correct it where that is done"
         if min(others) < 0
         else "name these labels too, score the task they belong to, or pass "
         "ignore_other_labels=True (--ignore-other-labels) to score the named ones alone",
