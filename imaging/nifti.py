@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
-from isal import igzip, igzip_lib
+from isal import igzip, isal_zlib
 from nibabel.imageglobals import LoggingOutputSuppressor
 from numpy.typing import DTypeLike, NDArray
 
@@ -36,7 +36,8 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_MAX_RATIO = 1032
 _BLOCK_BYTES = 1 << 20
 _FORM_TOLERANCE_MM = 0.01
-_DECODING_FAULTS = (EOFError, zlib.error, igzip_lib.IsalError, igzip.BadGzipFile)
+# isal's type hints call its exception class an instance.
+_ISAL_ERROR: type[Exception] = isal_zlib.IsalError  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +212,7 @@ def _opened(path: Path) -> Iterator[Any]:
                     yield file
             else:
                 yield raw
-    except _DECODING_FAULTS as fault:
+    except (EOFError, zlib.error, _ISAL_ERROR, igzip.BadGzipFile) as fault:
         raise _damaged(path, fault) from fault
     except OSError as fault:
         raise unreadable(path, fault) from fault
