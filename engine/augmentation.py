@@ -1,0 +1,318 @@
+"""nnU-Net's augmentation, batched on the device that trains: drawn first, then applied.
+
+What happens to a sample is drawn from its seed alone, so it can be replayed, and does not depend
+on its place in the batch, on the number of processes or on the workers that loaded it.
+
+Source of the list, its order, probabilities and ranges: nnU-Net v2's ``nnUNetTrainer``
+(``get_training_transforms``), for images normalised to about zero mean and unit variance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """Probabilities (``p_``) and ranges; a probability of 0 switches a transform off.
+
+    Parameters
+    ----------
+    rotation_degrees
+        Largest angle about each axis that is rotated about.
+    in_plane_only
+        Rotate and scale within planes, for patches much coarser across planes than within.
+    scale
+        Range of the zoom; above 1 shows more of the surroundings, so structures get smaller.
+    noise_variance, blur_sigma, brightness, contrast, low_resolution, gamma
+        Ranges; the blur in voxels, the resolution as a share of the voxels kept along an axis.
+    mirror_axes
+        Spatial axes of the array, 0 first (z in 3D, y in 2D), that are mirrored with ``p_mirror``
+        each. Leave the left-right axis out where the labels tell left from right.
+    """
+
+    p_rotation: float = 0.2
+    rotation_degrees: float = 30.0
+    in_plane_only: bool = False
+    p_scale: float = 0.2
+    scale: Range = (0.7, 1.4)
+    p_noise: float = 0.1
+    noise_variance: Range = (0.0, 0.1)
+    p_blur: float = 0.2
+    p_blur_per_channel: float = 0.5
+    blur_sigma: Range = (0.5, 1.0)
+    p_brightness: float = 0.15
+    brightness: Range = (0.75, 1.25)
+    p_contrast: float = 0.15
+    contrast: Range = (0.75, 1.25)
+    p_low_resolution: float = 0.25
+    p_low_resolution_per_channel: float = 0.5
+    low_resolution: Range = (0.5, 1.0)
+    p_inverted_gamma: float = 0.1
+    p_gamma: float = 0.3
+    gamma: Range = (0.7, 1.5)
+    p_mirror: float = 0.5
+    mirror_axes: tuple[int, ...] = (0, 1, 2)
+
+
+@dataclass
+class Draw:
+    """What happens to one sample; None where a transform does not happen.
+
+    ``linear`` maps output offsets from the centre to input offsets, in voxels, axes in array order.
+    """
+
+    linear: np.ndarray | None = None
+    mirror: tuple[int, ...] = ()
+    noise: tuple[float, int] | None = None
+    blur: float | None = None
+    brightness: float | None = None
+    contrast: float | None = None
+    low_resolution: float | None = None
+    inverted_gamma: float | None = None
+    gamma: float | None = None
+    seed: int = field(default=0, compare=False)
+
+
+class Augmentation:
+    """Augment batches of patches.
+
+    Parameters
+    ----------
+    config
+        What happens and how often.
+    patch
+        Voxels of the patches that come out, (Z, Y, X) or (Y, X).
+    """
+
+    def __init__(self, config: AugmentationConfig, patch: Sequence[int]) -> None:
+        self.config = config
+        self.patch = tuple(patch)
+
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """Voxels of the patches that must go in, so that turning and zooming reach no edge often.
+
+        nnU-Net's choice: the box of the patch turned by the largest angle about one axis, over
+        0.85.
+        """
+        config = self.config
+        if config.p_rotation == 0 and config.p_scale == 0:
+            return self.patch
+        angle = min(math.radians(config.rotation_degrees), math.pi / 2)
+        size = np.array(self.patch, float)
+        planes = [(len(size) - 2, len(size) - 1)]
+        if len(size) == 3 and not config.in_plane_only:
+            planes = [(1, 2), (0, 2), (0, 1)]
+        largest = size.copy()
+        if config.p_rotation > 0:
+            for i, j in planes:
+                turned_i = abs(math.cos(angle)) * size[i] + abs(math.sin(angle)) * size[j]
+                turned_j = abs(math.sin(angle)) * size[i] + abs(math.cos(angle)) * size[j]
+                largest[i], largest[j] = max(largest[i], turned_i), max(largest[j], turned_j)
+        if config.p_scale > 0:
+            largest = largest / 0.85
+        if len(size) == 3 and config.in_plane_only:
+            largest[0] = size[0]
+        return tuple(int(value) for value in np.maximum(largest, size))
+
+    def draw(self, seed: int) -> Draw:
+        """What happens to the sample with this seed."""
+        config = self.config
+        rng = np.random.Generator(np.random.Philox(key=seed))
+
+        def maybe(probability: float, between: Range) -> float | None:
+            # Both numbers are always drawn, so that one probability does not shift the others.
+            happens, value = rng.random() < probability, rng.uniform(*between)
+            return float(value) if happens else None
+
+        dimensions = len(self.patch)
+        angles = np.radians(rng.uniform(-1, 1, 3) * config.rotation_degrees)
+        turns = rng.random() < config.p_rotation
+        zoom = maybe(config.p_scale, config.scale)
+        linear = None
+        if turns or zoom is not None:
+            linear = np.eye(dimensions)
+            if turns:
+                linear = _rotation(angles, dimensions, config.in_plane_only) @ linear
+            scales = np.full(dimensions, zoom or 1.0)
+            if dimensions == 3 and config.in_plane_only:
+                scales[0] = 1
+            linear = linear * scales
+        noise = maybe(config.p_noise, config.noise_variance)
+        noise_seed = int(rng.integers(2**63))
+        return Draw(
+            linear=linear,
+            noise=None if noise is None else (noise, noise_seed),
+            blur=maybe(config.p_blur * config.p_blur_per_channel, config.blur_sigma),
+            brightness=maybe(config.p_brightness, config.brightness),
+            contrast=maybe(config.p_contrast, config.contrast),
+            low_resolution=maybe(
+                config.p_low_resolution * config.p_low_resolution_per_channel,
+                config.low_resolution,
+            ),
+            inverted_gamma=maybe(config.p_inverted_gamma, config.gamma),
+            gamma=maybe(config.p_gamma, config.gamma),
+            mirror=tuple(
+                axis
+                for axis, number in zip((0, 1, 2), rng.random(3), strict=True)
+                if axis in config.mirror_axes and axis < dimensions and number < config.p_mirror
+            ),
+            seed=seed,
+        )
+
+    def __call__(self, image: Tensor, label: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Augment a batch; the inputs stay as they are.
+
+        Parameters
+        ----------
+        image
+            float32 (batch, channels, *input), where input is at least the patch along each axis.
+        label
+            Integer (batch, *input).
+        seeds
+            One number a sample, not negative.
+
+        Returns
+        -------
+        image
+            float32 (batch, channels, *patch).
+        label
+            (batch, *patch), of the dtype given.
+        """
+        return self.apply(image, label, [self.draw(seed) for seed in seeds])
+
+    def apply(self, image: Tensor, label: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
+        """Do what was drawn to each sample of a batch; shapes as for a call."""
+        image, label = self._spatial(image, label, draws)
+        image = _each(image, [d.noise for d in draws], _add_noise)
+        image = _each(image, [d.blur for d in draws], _blur)
+        image = _each(image, [d.brightness for d in draws], lambda x, v: x * v)
+        image = _each(image, [d.contrast for d in draws], _contrast)
+        image = _each(image, [d.low_resolution for d in draws], _low_resolution)
+        image = _each(image, [d.inverted_gamma for d in draws], _inverted_gamma)
+        image = _each(image, [d.gamma for d in draws], _gamma)
+        for number, draw in enumerate(draws):
+            if draw.mirror:
+                image[number] = image[number].flip([axis + 1 for axis in draw.mirror])
+                label[number] = label[number].flip(list(draw.mirror))
+        return image, label
+
+    def _spatial(
+        self, image: Tensor, label: Tensor, draws: Sequence[Draw]
+    ) -> tuple[Tensor, Tensor]:
+        box = tuple(
+            slice((have - want) // 2, (have - want) // 2 + want)
+            for have, want in zip(image.shape[2:], self.patch, strict=True)
+        )
+        new_image = image[(slice(None), slice(None), *box)].clone()
+        new_label = label[(slice(None), *box)].clone()
+        moved = [number for number, draw in enumerate(draws) if draw.linear is not None]
+        if not moved:
+            return new_image, new_label
+        grid = self._grid([draws[number].linear for number in moved], image.shape[2:], box)
+        grid = grid.to(image.device, non_blocking=True)
+        new_image[moved] = functional.grid_sample(
+            image[moved], grid, mode="bilinear", padding_mode="border", align_corners=True
+        )
+        new_label[moved] = functional.grid_sample(
+            label[moved][:, None].float(),
+            grid,
+            mode="nearest",
+            padding_mode="border",
+            align_corners=True,
+        )[:, 0].to(label.dtype)
+        return new_image, new_label
+
+    def _grid(self, linears, input_size, box) -> Tensor:
+        """Sampling positions in grid_sample's terms: x first, -1 and 1 at the outer centres."""
+        axes = [torch.arange(size, dtype=torch.float32) - (size - 1) / 2 for size in self.patch]
+        offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+        matrices = torch.from_numpy(np.stack(linears)).float()
+        moved = torch.einsum("nij,...j->n...i", matrices, offsets)
+        centre = torch.tensor(
+            [part.start + (size - 1) / 2 for part, size in zip(box, self.patch, strict=True)]
+        )
+        half = torch.tensor([max(size - 1, 1) / 2 for size in input_size])
+        return ((moved + centre) / half - 1).flip(-1)
+
+
+def _rotation(angles: np.ndarray, dimensions: int, in_plane_only: bool) -> np.ndarray:
+    """Rotation by ``angles`` (radians, about z, y, x) of array-order coordinates."""
+
+    def turn(i: int, j: int, angle: float) -> np.ndarray:
+        matrix = np.eye(dimensions)
+        matrix[i, i] = matrix[j, j] = math.cos(angle)
+        matrix[i, j], matrix[j, i] = -math.sin(angle), math.sin(angle)
+        return matrix
+
+    in_plane = turn(dimensions - 2, dimensions - 1, angles[0])
+    if dimensions == 2 or in_plane_only:
+        return in_plane
+    return in_plane @ turn(0, 2, angles[1]) @ turn(0, 1, angles[2])
+
+
+def _each(image: Tensor, values: Sequence, function: Callable) -> Tensor:
+    for number, value in enumerate(values):
+        if value is not None:
+            image[number] = function(image[number], value)
+    return image
+
+
+def _add_noise(x: Tensor, noise: tuple[float, int]) -> Tensor:
+    variance, seed = noise
+    generator = torch.Generator(x.device).manual_seed(seed)
+    return x + math.sqrt(variance) * torch.randn(
+        x.shape, generator=generator, device=x.device, dtype=x.dtype
+    )
+
+
+def _blur(x: Tensor, sigma: float) -> Tensor:
+    radius = int(4 * sigma + 0.5)
+    offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    for axis in range(1, x.ndim):
+        moved = x.movedim(axis, -1)
+        lines = moved.reshape(-1, 1, moved.shape[-1])
+        padded = functional.pad(lines, (radius, radius), mode="replicate")
+        x = functional.conv1d(padded, kernel[None, None]).reshape(moved.shape).movedim(-1, axis)
+    return x
+
+
+def _contrast(x: Tensor, factor: float) -> Tensor:
+    axes = tuple(range(1, x.ndim))
+    mean = x.mean(dim=axes, keepdim=True)
+    low, high = x.amin(dim=axes, keepdim=True), x.amax(dim=axes, keepdim=True)
+    return torch.minimum(torch.maximum((x - mean) * factor + mean, low), high)
+
+
+def _low_resolution(x: Tensor, share: float) -> Tensor:
+    size = x.shape[1:]
+    small = [max(1, round(length * share)) for length in size]
+    coarse = functional.interpolate(x[None], size=small, mode="nearest-exact")
+    mode = "trilinear" if len(size) == 3 else "bilinear"
+    return functional.interpolate(coarse, size=size, mode=mode, align_corners=False)[0]
+
+
+def _gamma(x: Tensor, exponent: float) -> Tensor:
+    axes = tuple(range(1, x.ndim))
+    mean, std = x.mean(dim=axes, keepdim=True), x.std(dim=axes, keepdim=True)
+    low = x.amin(dim=axes, keepdim=True)
+    extent = (x.amax(dim=axes, keepdim=True) - low).clamp(min=1e-7)
+    x = ((x - low) / extent) ** exponent * extent + low
+    new_std = x.std(dim=axes, keepdim=True).clamp(min=1e-7)
+    return (x - x.mean(dim=axes, keepdim=True)) * (std / new_std) + mean
+
+
+def _inverted_gamma(x: Tensor, exponent: float) -> Tensor:
+    return -_gamma(-x, exponent)
