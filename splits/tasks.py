@@ -25,7 +25,7 @@ TARGETS: dict[str, dict[int, str]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Annotation:
     """An annotation of a dataset as a part of a subtask uses it.
 

@@ -1,0 +1,287 @@
+"""Building a Hugging Face dataset repository from the raw downloads.
+
+The repository is metadata and files: a parquet file a configuration and part, which name volumes
+below the same folder. `datasets` reads it with its own niftifolder builder, so whoever loads it
+needs no code of this project.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from covidseg.core.errors import ConfigError, LayoutError, StorageError
+from covidseg.core.files import atomic_file, storage_error
+from covidseg.core.parallel import map_cases
+from covidseg.registry import hub_card, hub_rows
+from covidseg.registry.cases import Case
+from covidseg.registry.datasets import DATASETS
+from covidseg.registry.find import FoundDatasets, find_cases
+from covidseg.registry.hub_configurations import Configuration, Held, Plan, plan
+from covidseg.registry.hub_volumes import MARK, VOLUMES, Job, Notes, Placing, noted, place
+
+PHANTOM_MARK = "PHANTOM.json"
+
+
+@dataclass
+class BuildReport:
+    """What a build did, and what it could not do.
+
+    ``faults`` lists bad cases, ``left_out`` configurations that could not be made and why,
+    ``leaks`` those of them that leak in a way nobody has published, ``withheld`` the datasets whose
+    volumes were not put into a repository meant for publishing.
+    """
+
+    root: Path
+    out: Path
+    cases: int = 0
+    unchanged: int = 0
+    configurations: dict[str, dict[str, int]] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    leaks: dict[str, str] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    withheld: dict[str, str] = field(default_factory=dict)
+    phantom: bool = False
+
+    @property
+    def sound(self) -> bool:
+        """Whether every case found is good and no configuration leaks."""
+        return not self.faults and not self.leaks
+
+
+def build_hub(
+    root: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    datasets: Sequence[str] | None = None,
+    placing: Placing = "link",
+    publish: bool = False,
+    partial: bool = False,
+    workers: int | None = None,
+    progress: bool = True,
+) -> BuildReport:
+    """Write a dataset repository of everything found below ``root``, in ``out``.
+
+    Run again, it takes up where it was interrupted, and reads only what has changed. Volumes of an
+    earlier build that nothing names any more are removed.
+
+    Parameters
+    ----------
+    datasets
+        Keys of the datasets to look for; default all.
+    placing
+        ``link`` links volumes that can stay as they are (hard, else symbolic, else a copy);
+        ``copy`` copies them. What must be converted is always written.
+    publish
+        Make a repository that may be pushed: volumes whose licence forbids passing them on are
+        left out of it, only their metadata is there; nothing is linked symbolically.
+    partial
+        Make configurations also of splits that lack cases.
+
+    Raises
+    ------
+    LayoutError
+        ``root`` does not exist or holds no dataset; or no configuration can be made.
+    ConfigError
+        ``out`` lies in ``root``'s way: it is a folder with other things in it.
+    StorageError
+        The disk is full or may not be written to.
+    """
+    out = Path(os.path.abspath(out))
+    found = find_cases(root, datasets)
+    found.require_any()
+    _claim(out)
+    report = BuildReport(found.root, out)
+    cases = _usable(found, report)
+    withheld = {
+        key
+        for key in DATASETS
+        if publish
+        and any(c.dataset == key for c in cases)
+        and not DATASETS[key].licence.redistributable
+    }
+    report.withheld = {key: DATASETS[key].licence.name for key in sorted(withheld)}
+    jobs = [
+        Job(case, out, placing, files=case.dataset not in withheld, symbolic=not publish)
+        for case in cases
+    ]
+    notes = _place_all(jobs, report, workers, progress)
+    held = _held(cases, notes, found.root)
+    report.cases = len(cases)
+    report.phantom = bool(held.phantom)
+    made = plan(held, partial)
+    report.left_out, report.leaks = made.left_out, made.leaks
+    if not made.configurations:
+        raise LayoutError(
+            "holds no case that a configuration can be made of",
+            path=found.root,
+            remedy="see `covidseg check`; first fault: " + next(iter(report.faults), "none"),
+        )
+    _write(out, made, held, report, location=None if publish else out)
+    return report
+
+
+def _claim(out: Path) -> None:
+    """Make ``out`` a repository of ours, or refuse a folder with other things in it."""
+    mark = out / MARK
+    try:
+        if out.exists() and not mark.is_dir() and any(out.iterdir()):
+            raise ConfigError(
+                "is not empty and was not written by `covidseg build`",
+                path=out,
+                remedy="name an empty or new folder with --out",
+            )
+        mark.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise storage_error(fault, out) from fault
+
+
+def _usable(found: FoundDatasets, report: BuildReport) -> list[Case]:
+    """The cases found, without those that two files claim."""
+    report.faults += [str(duplicate) for duplicate in found.duplicates]
+    report.faults += [
+        f"{path}: a second {name} mask of {case.dataset} {case.case_id}; the first is used"
+        for case, name, path in found.masks_twice
+    ]
+    report.faults += [f"{path}: cannot be listed ({reason})" for path, reason in found.unreadable]
+    twice = {case.image for duplicate in found.duplicates for case in duplicate.cases}
+    return [case for case in found.cases if case.image not in twice]
+
+
+def _place_all(
+    jobs: list[Job], report: BuildReport, workers: int | None, progress: bool
+) -> dict[tuple[str, str, str], Notes]:
+    notes: dict[tuple[str, str, str], Notes] = {}
+    waiting = []
+    for job in jobs:
+        if kept := noted(job):
+            notes[_place_of(job.case)] = kept
+        else:
+            waiting.append(job)
+    report.unchanged = len(notes)
+    results = map_cases(place, waiting, workers=workers, description="reading", progress=progress)
+    for job, result in results:
+        if isinstance(result, StorageError):
+            # Every other case would meet the same disk.
+            raise result
+        if isinstance(result, Exception):
+            case = job.case
+            report.faults.append(
+                f"{case.image}: {case.dataset} {case.case_id} could not be read"
+                f" ({type(result).__name__}: {result})"
+            )
+            continue
+        notes[_place_of(job.case)] = result
+        report.faults += result.faults()
+    return notes
+
+
+def _place_of(case: Case) -> tuple[str, str, str]:
+    return case.dataset, case.cohort, case.case_id
+
+
+def _held(cases: list[Case], notes: dict[tuple[str, str, str], Notes], root: Path) -> Held:
+    sound = {
+        place: case
+        for case in cases
+        if (place := _place_of(case)) in notes and not notes[place].fault
+    }
+    marked = _Marked(root)
+    return Held(sound, notes, {place for place, case in sound.items() if marked(case.image)})
+
+
+class _Marked:
+    """Whether a file lies below a folder that says that its contents are phantoms."""
+
+    def __init__(self, root: Path) -> None:
+        self.known = {root.parent: False}
+
+    def __call__(self, path: Path) -> bool:
+        folder = path.parent
+        if folder not in self.known:
+            at_top = folder.parent == folder
+            self.known[folder] = (folder / PHANTOM_MARK).is_file() or (not at_top and self(folder))
+        return self.known[folder]
+
+
+def _write(out: Path, made: Plan, held: Held, report: BuildReport, location: Path | None) -> None:
+    """Parquet files, then the card that names them, then away with what nothing names."""
+    hashes = {}
+    keep = set()
+    for configuration in made.configurations:
+        digest = hashlib.sha256()
+        if location is not None:
+            # Rows in the cache of `datasets` hold absolute paths: the same rows elsewhere, in a
+            # folder of the same name, must not be taken for these.
+            digest.update(str(location).encode())
+        for part, rows in configuration.parts.items():
+            content = hub_rows.to_parquet(rows, configuration.columns)
+            digest.update(content)
+            name = hub_card.parquet_name(configuration.name, part)
+            keep.add(name)
+            _write_if_new(out / name, content)
+        hashes[configuration.name] = digest.hexdigest()[:16]
+        report.configurations[configuration.name] = {
+            part: len(rows) for part, rows in configuration.parts.items()
+        }
+        if configuration.notes:
+            report.notes[configuration.name] = configuration.notes
+    cases = list(held.cases.values())
+    card = (
+        "---\n"
+        + hub_card.front_matter(made.configurations, hashes, report.phantom)
+        + "---\n\n"
+        + hub_card.text(
+            made.configurations, report.left_out, cases, list(report.withheld), report.phantom
+        )
+    )
+    _write_if_new(out / "README.md", card.encode())
+    _write_if_new(out / MARK / "report.json", _as_json(report, made.configurations).encode())
+    _prune(out, keep, (notes for notes in held.notes.values()))
+
+
+def _write_if_new(path: Path, content: bytes) -> None:
+    if path.is_file() and path.read_bytes() == content:
+        return
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _as_json(report: BuildReport, configurations: list[Configuration]) -> str:
+    return json.dumps(
+        {
+            "root": str(report.root),
+            "phantom": report.phantom,
+            "cases": report.cases,
+            "configurations": report.configurations,
+            "split_sha256": {c.name: c.split_sha256 for c in configurations if c.split_sha256},
+            "notes": report.notes,
+            "left_out": report.left_out,
+            "faults": report.faults,
+            "withheld": report.withheld,
+        },
+        indent=1,
+    )
+
+
+def _prune(out: Path, parquet: set[str], notes: Iterable[Notes]) -> None:
+    """Remove volumes and parquet files that no configuration can name."""
+    named = {file for entry in notes for file in entry.written}
+    try:
+        for path in out.glob("*.parquet"):
+            if path.name not in parquet:
+                path.unlink()
+        for folder, _, files in os.walk(out / VOLUMES, topdown=False):
+            for file in files:
+                path = Path(folder, file)
+                if path.relative_to(out).as_posix() not in named:
+                    path.unlink()
+            if not os.listdir(folder):
+                os.rmdir(folder)
+    except OSError as fault:
+        raise storage_error(fault, out) from fault
