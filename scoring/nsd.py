@@ -30,6 +30,7 @@ from covidseg.scoring.packing import WORD, BitString, count_bits, shift_up, wide
 from covidseg.scoring.surface_elements import element_areas
 
 _CODE_BLOCK = 1 << 15  # neighbourhood bytes treated at once: 256 kB, which stay in the cache
+_ROUNDING = 1e-12  # distances this close, as a share of them, differ by rounding alone
 _PAIRS_FROM = 1 << 16  # from this many codes on, counting them in pairs is faster
 
 
@@ -69,8 +70,8 @@ def compare_packed(
     steps = tuple(float(step) for step in spacing_mm)
     shape = (prediction.shape[0], prediction.shape[1], prediction.shape[2] * 8)
     ordered = sorted(set(tolerances_mm))
-    searches = [Search.within(tolerance, steps, axes, shape) for tolerance in ordered]
-    reach = np.max([(0, 0, 0), *(search.reach for search in searches)], axis=0)
+    searches = [searches_at(tolerance, steps, axes, shape) for tolerance in ordered]
+    reach = np.max([(0, 0, 0), *(widest.reach for _, widest in searches)], axis=0)
     string = BitString.around(shape, tuple(reach.tolist()))
     ours, theirs = string.lay(prediction), string.lay(reference)
     volumes = count_bits(ours), count_bits(theirs), count_bits(ours & theirs)
@@ -84,8 +85,10 @@ def compare_packed(
     missed = dict.fromkeys(ordered, 0)
     for surface, other in (surfaces, surfaces[::-1]):
         unmatched = Unmatched(surface, other)
-        for tolerance, search in zip(ordered, searches, strict=True):
-            unmatched.search(search)
+        for tolerance, (certain, widest) in zip(ordered, searches, strict=True):
+            unmatched.drop(certain)
+            if widest is not certain and unmatched.would_drop(widest):
+                unmatched.drop_measured(tolerance, steps, axes, shape)
             missed[tolerance] = missed[tolerance] + unmatched.count_elements()
     areas = element_areas(tuple(steps[axis] for axis in axes))
     return Overlap(
@@ -144,33 +147,59 @@ class Search:
         while (fewer := (bits >= 0) & ~reached(bits)).any():
             bits -= fewer
 
-        quarter = np.lexsort((-left_mm2, -bits))[: np.count_nonzero(bits >= 0)]
-        mirrored = np.array(
-            [
-                (slab * slab_sign, row * row_sign, width)
-                for slab, row, width in zip(
-                    slabs[quarter].tolist(),
-                    rows[quarter].tolist(),
-                    bits[quarter].tolist(),
-                    strict=True,
-                )
-                for slab_sign in ((1, -1) if slab else (1,))
-                for row_sign in ((1, -1) if row else (1,))
-            ]
+        inside = bits >= 0
+        slabs, rows, bits, left_mm2 = slabs[inside], rows[inside], bits[inside], left_mm2[inside]
+        signs = [(1, 1), (1, -1), (-1, 1), (-1, -1)]
+        # A coordinate of 0 has no mirror image.
+        kept = [((slabs > 0) | (a > 0)) & ((rows > 0) | (b > 0)) for a, b in signs]
+        pairs = list(zip(kept, signs, strict=True))
+        slabs, rows, bits, left_mm2 = (
+            np.concatenate([slabs[keep] * a for keep, (a, _) in pairs]),
+            np.concatenate([rows[keep] * b for keep, (_, b) in pairs]),
+            np.concatenate([bits[keep] for keep, _ in pairs]),
+            np.concatenate([left_mm2[keep] for keep, _ in pairs]),
         )
-        return cls(*mirrored.T)
+        nearest_first = np.lexsort((-left_mm2, -bits))
+        return cls(slabs[nearest_first], rows[nearest_first], bits[nearest_first])
 
     @property
     def reach(self) -> tuple[int, int, int]:
         """Farthest offset along each axis."""
         return int(self.slabs.max()), int(self.rows.max()), int(self.bits.max())
 
+    @property
+    def offsets(self) -> int:
+        """Number of offsets between corners."""
+        return int((2 * self.bits + 1).sum())
+
+
+def searches_at(
+    tolerance_mm: float,
+    spacing_mm: Sequence[float],
+    axes: tuple[int, ...],
+    shape: tuple[int, int, int],
+) -> tuple[Search, Search]:
+    """The offsets that are certainly within a tolerance, and those that may be.
+
+    They are one and the same object unless the tolerance falls among distances that are equal on
+    paper and not in float64: at a spacing of 0.3 mm, (3, 0, 0) and (1, 2, 2) are both 0.9 mm, of
+    which ``3 * 0.3`` includes the first alone. Which of two such neighbours is *the* nearest is
+    then up to scipy's distance transform, and with it the result of ``surface-distance``.
+    """
+    exact, narrow, wide = (
+        Search.within(tolerance_mm * factor, spacing_mm, axes, shape)
+        for factor in (1, 1 - _ROUNDING, 1 + _ROUNDING)
+    )
+    if narrow.offsets < exact.offsets < wide.offsets:
+        return narrow, wide
+    return exact, exact
+
 
 class Surface:
     """The corners of a mask that hold a surface element, and the voxels around them."""
 
     def __init__(self, mask: np.ndarray, string: BitString, dimensions: int) -> None:
-        self._string = string
+        self.string = string
         self._dimensions = dimensions
         # The voxels before and after a corner along the row.
         self._before, self._after = shift_up(mask, 1), mask
@@ -192,7 +221,7 @@ class Surface:
         Codes of corners without an element (nothing or everything around them) are not counted.
         """
         before, after = self._before.view(np.uint8), self._after.view(np.uint8)
-        row, slab = self._string.row_words * 8, self._string.slab_words * 8
+        row, slab = self.string.row_words * 8, self.string.slab_words * 8
         counts = np.zeros(256, np.int64)
         # A place before the first byte is negative and so read from the end: the circle's gap.
         for first in range(0, len(places), _CODE_BLOCK):
@@ -219,24 +248,57 @@ class Unmatched:
 
     def __init__(self, surface: Surface, other: Surface) -> None:
         self._surface = surface
+        self._string = surface.string
         self._widened = {0: other.corners}
         bits = surface.corners & ~other.corners
         self._places = np.flatnonzero(bits)
         self._bits = bits[self._places]
 
-    def search(self, search: Search) -> None:
+    def drop(self, search: Search) -> None:
         """Drop the corners that have a corner of the other surface at one of the offsets."""
-        string = self._surface._string
+        self._places, self._bits = self._left_by(search)
+
+    def would_drop(self, search: Search) -> bool:
+        """Whether `drop` would find any."""
+        return count_bits(self._left_by(search)[1]) < count_bits(self._bits)
+
+    def drop_measured(
+        self,
+        tolerance_mm: float,
+        spacing_mm: Sequence[float],
+        axes: tuple[int, ...],
+        shape: tuple[int, int, int],
+    ) -> None:
+        """Drop the corners whose distance to the other surface, from scipy, is within tolerance."""
+        from scipy.ndimage import distance_transform_edt
+
+        slabs, rows, bits = (size + 1 for size in shape)
+        surface = np.unpackbits(
+            self._string.bytes(self._widened[0])[:slabs, :rows],
+            axis=-1,
+            count=bits,
+            bitorder="little",
+        ).astype(bool)
+        picture = len(axes) == 2
+        image = (surface[0] if picture else surface).transpose(np.argsort(axes))
+        beyond = distance_transform_edt(~image, sampling=spacing_mm) > tolerance_mm
+        beyond = beyond.transpose(axes)[None] if picture else beyond.transpose(axes)
+        left = self._string.lay(np.packbits(beyond, axis=-1, bitorder="little"))
+        self._bits = self._bits & left[self._places]
+
+    def _left_by(self, search: Search) -> tuple[np.ndarray, np.ndarray]:
+        string, places, left = self._string, self._places, self._bits
         moves = search.slabs * string.slab_words + search.rows * string.row_words
         width, wide = -1, self._widened[0]
         for move, bits in zip(moves.tolist(), search.bits.tolist(), strict=True):
-            if not len(self._places):
-                return
+            if not len(places):
+                break
             if bits != width:
                 width, wide = bits, self._widen(bits)
-            self._bits &= ~wide[self._places + move]
-            left = self._bits != 0
-            self._places, self._bits = self._places[left], self._bits[left]
+            left = left & ~wide[places + move]
+            some = left != 0
+            places, left = places[some], left[some]
+        return places, left
 
     def _widen(self, bits: int) -> np.ndarray:
         """The other surface widened along the rows; made from the next narrower one kept."""

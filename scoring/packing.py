@@ -126,6 +126,10 @@ class BitString:
         string[:slabs, :rows, :row_bytes] = packed
         return string.reshape(-1).view(WORD)
 
+    def bytes(self, words: np.ndarray) -> np.ndarray:
+        """The string as bytes of shape (slabs, rows, bytes), gaps included."""
+        return words.view(np.uint8).reshape(self.slabs, self.rows, -1)
+
 
 def shift_up(words: np.ndarray, bits: int) -> np.ndarray:
     """Move every bit of a string ``bits`` (1 to 63) places further."""
