@@ -95,3 +95,7 @@ class ScoringError(CovidsegError):
 
 class StorageError(CovidsegError):
     """The disk cannot hold what is to be written: full, read-only, no permission."""
+
+
+class TrainingError(CovidsegError):
+    """Training cannot go on: a loss that is not finite, a worker process that died."""
