@@ -10,11 +10,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from covidseg.core.errors import IntensityError
 
-_SLAB_VOXELS = 1 << 21
+_SLAB_VOXELS = 1 << 19
 
 
 def slabs(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Slices of the last axis that hold about two million voxels each, at least one plane."""
+    """Slices of the last axis that hold about half a million voxels each, at least one plane."""
     plane = max(1, int(np.prod(shape[:-1], dtype=np.int64)))
     step = max(1, _SLAB_VOXELS // plane)
     for start in range(0, shape[-1], step):

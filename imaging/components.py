@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import cc3d
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from covidseg.core.errors import ConfigError
 
@@ -22,13 +22,16 @@ def label_components(
     ``connectivity`` counts neighbours: 6 (faces), 18 (and edges) or 26 (and corners) in 3D, 4 or 8
     in 2D. ``labels`` is int32 of the mask's shape, 0 outside.
     """
-    structure = _structure(mask.ndim, connectivity)
-    labels = np.zeros(mask.shape, dtype=np.int32)
-    box = bounding_box(mask)
-    if box is None:
-        return labels, 0
-    count = ndimage.label(mask[box] != 0, structure, output=labels[box])
-    return labels, int(count)
+    known = {2: (4, 8), 3: (6, 18, 26)}.get(mask.ndim, ())
+    if connectivity not in known:
+        raise ConfigError(
+            f"connectivity {connectivity} is unknown for {mask.ndim} dimensions",
+            expected=" or ".join(map(str, known)) or "a mask of two or three dimensions",
+        )
+    labels, count = cc3d.connected_components(
+        mask != 0, connectivity=connectivity, return_N=True, out_dtype=np.uint32
+    )
+    return labels.view(np.int32), int(count)
 
 
 def remove_small(
@@ -41,15 +44,14 @@ def remove_small(
 
     In 2D, with a spacing of two numbers, the limit is an area in mm².
     """
-    labels, count = label_components(mask, connectivity)
-    keep = np.bincount(labels.ravel(order="K"), minlength=count + 1) * np.prod(spacing_mm)
-    return _only(mask, labels, keep >= min_volume_mm3)
+    labels, _ = label_components(mask, connectivity)
+    return _only(mask, labels, _sizes(labels) * np.prod(spacing_mm) >= min_volume_mm3)
 
 
 def largest(mask: NDArray[Any], count: int = 1, connectivity: Connectivity = 26) -> NDArray[Any]:
     """A copy of ``mask`` with only its ``count`` largest components; the first found wins a tie."""
     labels, found = label_components(mask, connectivity)
-    sizes = np.bincount(labels.ravel(order="K"), minlength=found + 1)[1:]
+    sizes = _sizes(labels)[1:]
     keep = np.zeros(found + 1, dtype=bool)
     keep[np.argsort(-sizes, kind="stable")[:count] + 1] = True
     return _only(mask, labels, keep)
@@ -71,17 +73,13 @@ def bounding_box(mask: NDArray[Any], margin: int = 0) -> tuple[slice, ...] | Non
     return tuple(box)
 
 
+def _sizes(labels: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Voxels of each label from 0 (numpy's bincount would hold an eight-byte copy of them all)."""
+    counts = cc3d.statistics(labels.view(np.uint32), no_slice_conversion=True)["voxel_counts"]
+    return np.asarray(counts, dtype=np.int64)
+
+
 def _only(mask: NDArray[Any], labels: NDArray[np.int32], keep: NDArray[np.bool_]) -> NDArray[Any]:
     keep = keep.copy()
     keep[0] = False
-    return np.where(keep[labels], mask, np.zeros((), dtype=mask.dtype))
-
-
-def _structure(dimensions: int, connectivity: int) -> NDArray[np.bool_]:
-    ranks = {3: {6: 1, 18: 2, 26: 3}, 2: {4: 1, 8: 2}}.get(dimensions, {})
-    if connectivity not in ranks:
-        raise ConfigError(
-            f"connectivity {connectivity} is unknown for {dimensions} dimensions",
-            expected=" or ".join(map(str, ranks)) or "a mask of two or three dimensions",
-        )
-    return ndimage.generate_binary_structure(dimensions, ranks[connectivity])
+    return np.where(keep.take(labels, mode="clip"), mask, np.zeros((), dtype=mask.dtype))

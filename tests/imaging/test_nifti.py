@@ -75,7 +75,7 @@ def test_scaled_voxels_equal_nibabels(tmp_path, dtype, order, slope, inter):
     path = save(tmp_path / "x.nii.gz", data, slope=slope, inter=inter)
     volume = read_nifti(path)
     theirs = nib.load(path).get_fdata()
-    scaled = slope not in (0, 1) and np.isfinite(slope) or (slope, inter) == (1, -1024)
+    scaled = (slope not in (0, 1) and np.isfinite(slope)) or (slope, inter) == (1, -1024)
     if not scaled:
         assert volume.data.dtype == np.dtype(dtype)
     elif dtype in ("i4", "f8"):
@@ -231,7 +231,7 @@ def test_refusals_of_the_system_are_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("builtins.open", refuse)
-    with pytest.raises(UnreadableFileError, match="permission denied.*chmod"):
+    with pytest.raises(UnreadableFileError, match=r"permission denied.*chmod"):
         read_nifti(path)
 
 
@@ -273,7 +273,7 @@ def test_a_flipped_bit_in_gzip_is_found(tmp_path):
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 16
     path.write_bytes(raw)
-    with pytest.raises(UnreadableFileError, match="damaged|cut short"):
+    with pytest.raises(UnreadableFileError, match=r"damaged|cut short"):
         read_nifti(path)
 
 
