@@ -31,7 +31,9 @@ from covidseg.registry.dataset import (
     Licence,
     Pattern,
     Piece,
+    by_layout,
 )
+from covidseg.registry.findings import Finding
 from covidseg.registry.tree import Tree, is_dicom_name
 
 SOURCES_FILE = "test_sources.csv"
@@ -45,7 +47,7 @@ _POOL_PATIENT = re.compile(
     r"CT[-_ ]Images[-_ ]in[-_ ]COVID[-_ ]?19/(?:.*/)?(volume-covid19-A-\d{4}(?:_\d+)?)(?:/|$)",
     re.IGNORECASE,
 )
-_VERSION = re.compile(r"COVID-19-20[^/]*?_v(\d)", re.IGNORECASE)
+_VERSION = re.compile(r"/COVID-19-20(?:_v(\d)[^/]*)?/", re.IGNORECASE)
 
 
 class Covid1920(Dataset):
@@ -124,9 +126,7 @@ class Covid1920(Dataset):
             if piece.cohort == "test":
                 piece = replace(piece, cohort=f"test_{_test_source(piece.case_id, sources)}")
             if piece.cohort in ("train", "validation"):
-                match = _VERSION.search(piece.path.as_posix())
-                version = f"version {match[1]}" if match else "version not stated"
-                piece = replace(piece, layout=version)
+                piece = replace(piece, layout=_version(piece.path.as_posix()))
             found.append(piece)
         for folder in tree.folders:
             match = _POOL_PATIENT.search(folder.posix)
@@ -135,6 +135,25 @@ class Covid1920(Dataset):
                     Piece(folder.path, IMAGE, match[1], "unlabelled", "TCIA DICOM", "dicom")
                 )
         return found
+
+    def layout_findings(self, cases):
+        layouts = by_layout(cases)
+        if count := layouts["version 1"]:
+            yield Finding(
+                "error",
+                "version",
+                self.key,
+                f"{count} scans lie in a folder of version 1, whose labels had errors",
+                remedy="download COVID-19-20_v2.zip",
+            )
+        if count := layouts["version not stated"]:
+            yield Finding(
+                "warning",
+                "version",
+                self.key,
+                f"{count} scans lie in folders that do not say which version they are",
+                remedy="make sure they are of COVID-19-20_v2.zip: labels of version 1 had errors",
+            )
 
 
 def read_sources(tree: Tree) -> dict[str, str]:
@@ -166,6 +185,13 @@ def read_sources(tree: Tree) -> dict[str, str]:
                 )
             sources[case_id] = source
     return sources
+
+
+def _version(path: str) -> str:
+    """Version 2 says so in its folder's name; a folder of the plain name is version 1."""
+    if match := _VERSION.search(path):
+        return f"version {match[1] or 1}"
+    return "version not stated"
 
 
 def _test_source(case_id: str, sources: dict[str, str]) -> str:

@@ -29,6 +29,7 @@ from covidseg.registry.dataset import (
     Licence,
     Pattern,
 )
+from covidseg.registry.findings import Finding
 
 WINDOWED = Intensity("windowed", (-1250.0, 250.0))
 
@@ -52,7 +53,6 @@ def _zenodo(name: str, sha256: str) -> Download:
         url=f"https://zenodo.org/records/3757476/files/{name}.zip?download=1",
         file=f"{name}.zip",
         sha256=sha256,
-        folder=name,
     )
 
 
@@ -83,7 +83,7 @@ class CovidCTSeg(Dataset):
         "https://github.com/JunMa11/COVID-19-CT-Seg-Benchmark",
         "https://www.kaggle.com/datasets/andrewmvd/covid19-ct-scans",
     )
-    tasks = ("task1", "task2 (out-of-domain test)", "task3")
+    tasks = ("task1", "task2 (test only)", "task3")
     downloads = (
         _zenodo(
             "COVID-19-CT-Seg_20cases",
@@ -132,3 +132,15 @@ class CovidCTSeg(Dataset):
 
     def intensity_of(self, case_id):
         return HU if case_id.startswith("coronacases") else WINDOWED
+
+    def layout_findings(self, cases):
+        kaggle = sum(case.layout == "Kaggle" for case in cases)
+        if kaggle:
+            yield Finding(
+                "note",
+                "layout",
+                self.key,
+                f"{kaggle} of {len(cases)} scans are the Kaggle mirror's; their names are mapped"
+                " to the published case IDs",
+                remedy="checksums of the published archives (Zenodo) do not cover them",
+            )

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
 from covidseg.registry.cases import HU, Case, ImageFormat, Intensity, Mask, MaskFormat, Sides
+from covidseg.registry.findings import Finding
 from covidseg.registry.tree import Folder, Tree, is_dicom_name
 from covidseg.splits.canonical import canonical_cases
 from covidseg.splits.identity import patient_of
@@ -52,18 +53,13 @@ class Citation:
 
 @dataclass(frozen=True)
 class Download:
-    """One openly downloadable file and what it must be.
-
-    ``folder`` is where an archive is extracted, below the output folder: the Zenodo archives of
-    COVID-19-CT-Seg hold files of the same names, so each needs a folder of its own.
-    """
+    """One openly downloadable file and what it must be; empty where it is not published."""
 
     url: str
     file: str
     sha256: str = ""
     md5: str = ""
     size_bytes: int | None = None
-    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -293,13 +289,13 @@ class Dataset:
             layout=image.layout,
         )
 
+    def layout_findings(self, cases: Sequence[Case]) -> Iterator[Finding]:
+        """What is to be said about the layouts that the cases were found in; nothing by default."""
+        yield from ()
+
     def notes_of(self, case: Case) -> str:
         """What is known to be odd about a case, or nothing."""
         return self.oddities.get(case.case_id, "")
-
-
-def with_cohort(piece: Piece, cohort: str) -> Piece:
-    return replace(piece, cohort=cohort)
 
 
 def natural(text: str) -> list[tuple[int, str]]:

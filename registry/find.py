@@ -14,6 +14,8 @@ from covidseg.core.errors import LayoutError
 from covidseg.registry.cases import Case
 from covidseg.registry.dataset import Dataset, Piece, natural
 from covidseg.registry.datasets import DATASETS, dataset
+from covidseg.registry.phantom.generate import MARKER as PHANTOM_MARKER
+from covidseg.registry.phantom.generate import phantom_marker
 from covidseg.registry.tree import VOLUME, Tree, is_dicom_name, walk
 
 _PICTURE = re.compile(r"\.(jpe?g|png|bmp|tiff?)$", re.IGNORECASE)
@@ -58,6 +60,16 @@ class FoundDatasets:
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
     ignored: list[Ignored] = field(default_factory=list)
     archives: list[tuple[str, Path]] = field(default_factory=list)
+    phantom_folders: list[Path] = field(default_factory=list)
+
+    @property
+    def phantom(self) -> bool:
+        """Whether any of the cases is a phantom."""
+        return any(map(self.is_phantom, self.cases))
+
+    def is_phantom(self, case: Case) -> bool:
+        """Whether a case lies below a folder that `covidseg phantom` marked."""
+        return any(case.image.is_relative_to(folder) for folder in self.phantom_folders)
 
     def of(self, key: str, cohort: str | None = None) -> list[Case]:
         """The cases of one dataset, or of one cohort of it."""
@@ -67,7 +79,7 @@ class FoundDatasets:
             if case.dataset == key and (cohort is None or case.cohort == cohort)
         ]
 
-    def keys(self) -> list[str]:
+    def present(self) -> list[str]:
         """Keys of the datasets of which anything was found, in the registry's order."""
         held = {case.dataset for case in self.cases} | {key for key, _ in self.masks_without_image}
         return [key for key in DATASETS if key in held]
@@ -132,6 +144,9 @@ def find_cases(
     tree = walk(root)
     found = FoundDatasets(tree.root, tuple(entry.key for entry in chosen))
     found.unreadable = tree.unreadable
+    found.phantom_folders = [f.path for f in tree.folders if PHANTOM_MARKER in f.files]
+    if phantom_marker(tree.root) is not None:
+        found.phantom_folders = [tree.root]
     claimed: set[Path] = set()
     # Every dataset looks, also where few are asked for: what another one claims is not unknown.
     for entry in DATASETS.values():

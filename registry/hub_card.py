@@ -113,7 +113,7 @@ def text(
     if left_out:
         blocks += [
             "Left out:",
-            "\n".join(f"- `{name}`: {reason}" for name, reason in _grouped(left_out).items()),
+            "\n".join(f"- `{name}`: {reason}" for name, reason in grouped(left_out).items()),
         ]
     blocks += ["## Citation", "Cite the datasets that you use:", _citations(cases)]
     return "\n\n".join(blocks) + "\n"
@@ -143,7 +143,7 @@ def _configurations_table(configurations: list[Configuration]) -> str:
     return "\n".join(lines)
 
 
-def _grouped(left_out: Mapping[str, str]) -> dict[str, str]:
+def grouped(left_out: Mapping[str, str]) -> dict[str, str]:
     """Folds that are left out for one reason as one line."""
     by_reason: dict[tuple[str, str], list[str]] = {}
     for name, reason in left_out.items():

@@ -146,7 +146,10 @@ def _has_annotation(held: Held, annotation: tasks.Annotation) -> bool:
 def _of_split(held: Held, split: Split, partial: bool) -> Configuration:
     subtask = split.subtask
     whole = split.name in DATASETS
-    annotations = _annotations(held, held.of(split.name)) if whole else []
+    annotations = []
+    if whole:
+        in_label = {a.name for used in subtask.parts.values() for a in used}
+        annotations = [n for n in _annotations(held, held.of(split.name)) if n not in in_label]
     made = Configuration(
         split.configuration,
         subtask.title,
@@ -156,8 +159,7 @@ def _of_split(held: Held, split: Split, partial: bool) -> Configuration:
     if split.variant == "patient-clean":
         made.notes.append(
             "patient-clean variant, without "
-            + _listed(leak.first.case.case_id for leak in split.removed)
-            + " in training"
+            + _listed(f"{leak.first.case.case_id} in {leak.first.part}" for leak in split.removed)
         )
     elif split.faults:
         made.notes.append(f"has known leaks; see {split.name}{CLEAN_SUFFIX}")

@@ -44,7 +44,7 @@ class MosMed(Dataset):
         ),
     )
     homepages = ("https://mosmed.ai/en/datasets/covid191110/",)
-    tasks = ("task2 (out-of-domain test)", "unlabelled pool")
+    tasks = ("task2 (test only)", "unlabelled pool")
     steps = (
         "Open https://mosmed.ai/en/datasets/covid191110/ and ask for the dataset COVID19_1110"
         " (about 21 GB).",

@@ -50,7 +50,6 @@ class StructSeg(Dataset):
         Citation(
             "Li H, Zhou J, Deng J, Chen M. Automatic Structure Segmentation for Radiotherapy"
             " Planning Challenge (StructSeg). MICCAI, 2019.",
-            "10.5281/zenodo.3718885",
         ),
     )
     homepages = ("https://structseg2019.grand-challenge.org",)

@@ -1,0 +1,51 @@
+"""``covidseg datasets``: list the datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def add_to(app: typer.Typer) -> None:
+    """Hang the subcommand into the console command."""
+    app.command("datasets")(datasets)
+
+
+def datasets(
+    root: Annotated[
+        Path | None,
+        typer.Argument(help="Folder below which your downloads lie: cases found are counted."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON instead.")] = False,
+) -> None:
+    """List the datasets: cases (found under ROOT), licence, what they serve, how to get them.
+
+    With ROOT, each dataset's cases found there are counted by cohort, beside the number that was
+    published. Nothing is opened: `covidseg check` verifies the files.
+
+    \b
+    Example:
+      covidseg datasets
+      covidseg datasets ~/data
+      covidseg datasets ~/data --json
+    """
+    import json
+
+    from covidseg.registry.datasets import DATASETS
+    from covidseg.registry.find import find_cases
+    from covidseg.registry.listing import listing
+    from covidseg.registry.show import console, datasets_table
+
+    found = find_cases(root) if root is not None else None
+    if as_json:
+        typer.echo(json.dumps(listing(found), indent=1, ensure_ascii=False))
+        return
+    printer = console()
+    printer.print(datasets_table(list(DATASETS.values()), found))
+    if found is not None:
+        for duplicate in found.duplicates[:5]:
+            printer.print(f"twice: {duplicate}", style="yellow", markup=False)
+        if len(found.duplicates) > 5:
+            printer.print(f"twice: ... and {len(found.duplicates) - 5} more", style="yellow")
