@@ -8,6 +8,7 @@ Hounsfield units are textbook values; the shapes are fitted by eye to real scans
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -61,7 +62,7 @@ class Chest:
             right_dome=around(6, 7),
             left_dome=around(-9, 7),
             dome_depth=around(52, 9),
-            heart=(64 * heart * size, 46 * heart * size, 52 * heart * size),
+            heart=(67 * heart * size, 50 * heart * size, 54 * heart * size),
             heart_shift=around(-24, 5),
             kyphosis=around(14, 7),
             rib_pitch=around(26, 1.5) * size,
@@ -110,7 +111,7 @@ def paint(hu: np.ndarray, field: np.ndarray, value, softness_mm: float) -> None:
 def tube(grid: Grid, path: Tube, margin_mm: float = 6.0) -> np.ndarray:
     """Implicit function of a chain of cones with round ends: ``[(point, radius), ...]``."""
     field = np.full(grid.shape, -1e3, np.float32)
-    for (start, r0), (end, r1) in zip(path[:-1], path[1:], strict=True):
+    for (start, r0), (end, r1) in pairwise(path):
         tube_into(field, grid, start, end, r0, r1, margin_mm)
     return field
 
@@ -181,9 +182,9 @@ def cavities(chest: Chest, noise: Noise, grid: Grid, heart: np.ndarray):
     """Implicit functions of the two pleural cavities, and of the thoracic wall's inner surface."""
     x, y, z = grid.xyz
     t = np.clip(z / chest.height, 0, 1)
-    wide = chest.half_width * np.clip(1 - t**2.5, 1e-4, 1) ** 0.56
+    wide = chest.half_width * np.clip(1 - t**3.1, 1e-4, 1) ** 0.5
     wide = wide * np.where(z < 0, 1 + z * 0.0004, 1)
-    deep = chest.half_depth * np.clip(1 - 0.96 * t**3.2, 1e-4, 1) ** 0.55
+    deep = chest.half_depth * np.clip(1 - 0.96 * t**3.8, 1e-4, 1) ** 0.5
     centre_y = chest.centre_y(z)
     n = np.float32(chest.squareness)
     u = np.abs(x - chest.midline - chest.lean * z) / wide
@@ -204,13 +205,14 @@ def cavities(chest: Chest, noise: Noise, grid: Grid, heart: np.ndarray):
         * np.exp(-(((z - 0.56 * chest.height) / (0.36 * chest.height)) ** 2))
     )
     upper = 22 * np.exp(-(((y - carina_y - 22) / 26) ** 2)) * inside(z - 0.5 * chest.height, 40.0)
-    half = 7 + 3 * wobble + np.maximum(middle, upper)
+    front = np.clip((y - _front_wall(chest, z) + 34) / 34, 0, 1) ** 2
+    half = 6 + 2 * wobble + 15 * front + np.maximum(middle, upper)
     shift = chest.midline - 4
     fields = []
     for side in (1, -1):
         lung = np.minimum(wall, side * (x - shift) - half)
         np.minimum(lung, -spine, out=lung)
-        np.minimum(lung, -3 - heart, out=lung)
+        np.minimum(lung, -4 - heart, out=lung)
         np.minimum(lung, (z - dome_height(chest, x, y, side)) * np.float32(0.8), out=lung)
         fields.append(lung)
     return fields[0], fields[1], wall, rho
@@ -242,10 +244,14 @@ def _build(chest: Chest, noise: Noise, grid: Grid, contrast: float) -> Anatomy:
     high = chest.height
     heart_centre = (
         chest.midline + chest.heart_shift,
-        0.13 * chest.half_depth,
-        chest.left_dome + 0.2 * high,
+        0.06 * chest.half_depth,
+        chest.left_dome + 0.19 * high,
     )
     heart = ellipsoid(grid, heart_centre, chest.heart, turn=-0.62, tilt=-0.5)
+    # The right atrium, and the left one in front of the spine, round it off.
+    for dx, dy, dz, axes in ((40, -4, 8, (30, 38, 44)), (14, -26, 26, (36, 26, 26))):
+        place = (heart_centre[0] + dx, heart_centre[1] + dy, heart_centre[2] + dz)
+        np.maximum(heart, ellipsoid(grid, place, axes), out=heart)
     right, left, wall, rho = cavities(chest, noise, grid, heart)
     carina = chest.carina()
 
@@ -316,13 +322,17 @@ def _build(chest: Chest, noise: Noise, grid: Grid, contrast: float) -> Anatomy:
     bronchi = trachea.copy()
     for side in (1, -1):
         hilum = np.array(chest.hilum(side))
+
+        def off(right: float, front: float, up: float, hilum=hilum, side=side):
+            return tuple(hilum + np.array([side * right, front, up]))
+
         main = 6.8 if side > 0 else 6.2
         for start, end, r0, r1 in (
-            (carina, hilum, main + 0.6, main),
-            (hilum, hilum + (side * 14, -16, -32), main * 0.85, 4.0),
-            (hilum + (side * 14, -16, -32), hilum + (side * 24, -26, -62), 3.6, 2.2),
-            (hilum, hilum + (side * 22, 4, 26), main * 0.7, 2.6),
-            (hilum + (side * 6, -6, -14), hilum + (side * 34, 22, -34), 3.6, 1.8),
+            (carina, off(0, 0, 0), main + 0.6, main),
+            (off(0, 0, 0), off(14, -16, -32), main * 0.85, 4.0),
+            (off(14, -16, -32), off(24, -26, -62), 3.6, 2.2),
+            (off(0, 0, 0), off(22, 4, 26), main * 0.7, 2.6),
+            (off(6, -6, -14), off(34, 22, -34), 3.6, 1.8),
         ):
             tube_into(bronchi, grid, start, end, r0, r1)
     for obstacle in (aorta, pulmonary, cava, trachea):
@@ -366,8 +376,10 @@ def _build(chest: Chest, noise: Noise, grid: Grid, contrast: float) -> Anatomy:
     muscle = body - np.maximum(cover, 3) + coarse * np.float32(2.2)
     muscle_hu = 52 + 6 * fine
     paint(hu, muscle, muscle_hu, soft)
-    septa = np.minimum(np.minimum(muscle - 2, -wall - 15), 0.12 - np.abs(coarse + 0.4))
-    paint(hu, septa * 40, -70, max(soft, 3.0))
+    for layer in (14.0, 29.0):
+        # Fat between the layers of muscle.
+        sheet = np.minimum(1.3 + 0.7 * fine - np.abs(wall + layer + 5 * coarse), muscle - 3)
+        paint(hu, sheet, -75, max(soft, 1.5))
 
     # Inside the ribs: mediastinal fat, muscle layer, then the abdomen below the diaphragm.
     paint(hu, wall + 2.5, -92 + 16 * np.clip(fine + coarse, -1, 3), soft)
@@ -439,11 +451,9 @@ def _build(chest: Chest, noise: Noise, grid: Grid, contrast: float) -> Anatomy:
     cartilage = inside((front - 0.76) * 100, 8.0)
     rib_hu = (520 - 300 * inside(rib - 1.7, 1.2)) * chest.bone * (1 - cartilage) + 95 * cartilage
     paint(hu, rib, rib_hu, soft)
-    plate = np.minimum(
-        6 - np.abs(y - 0.0 - _front_wall(chest, z) - 8), 17 - np.abs(x - chest.midline)
-    )
-    plate = np.minimum(plate, np.minimum(z - 0.3 * high, 0.92 * high - z))
-    paint(hu, plate, (320 - 180 * inside(plate - 2, 1.5)) * chest.bone, soft)
+    plate = np.sqrt(((y - _front_wall(chest, z) - 8) / 6.5) ** 2 + ((x - chest.midline) / 19) ** 2)
+    plate = np.minimum(np.minimum((1 - plate) * 6.5, z - 0.3 * high), 0.92 * high - z)
+    paint(hu, plate, (300 - 170 * inside(plate - 2, 1.5)) * chest.bone, soft)
     shoulder_bones = np.full(grid.shape, -1e3, np.float32)
     for side in (1, -1):
         reach = chest.half_width + 14
@@ -489,5 +499,5 @@ def _build(chest: Chest, noise: Noise, grid: Grid, contrast: float) -> Anatomy:
 def _front_wall(chest: Chest, z):
     """Antero-posterior place of the wall's inner surface behind the sternum."""
     t = np.clip(z / chest.height, 0, 1)
-    deep = chest.half_depth * np.clip(1 - 0.96 * t**3.2, 1e-4, 1) ** 0.55
+    deep = chest.half_depth * np.clip(1 - 0.96 * t**3.8, 1e-4, 1) ** 0.5
     return deep + chest.centre_y(z)

@@ -87,7 +87,6 @@ def write_phantoms(
                 written.kept += 1
             else:
                 jobs.append(job)
-    # Long jobs first, so that no worker is left alone with one at the end.
     with _one_thread_each():
         for job, result in map_cases(
             partial(_draw, out), jobs, workers=workers, description=f"phantoms, {size}",
@@ -116,9 +115,9 @@ def _draw(out: Path, job: Job) -> None:
 def _claim(out: Path, origin: dict, names: Sequence[str]) -> None:
     """Put markers on the folders, refusing those that hold something else."""
     places = {out: "all", **{out / LAYOUTS[name].folder: name for name in names}}
-    for folder, name in places.items():
+    for folder in places:
         try:
-            entries = [entry for entry in os.scandir(folder)] if folder.exists() else []
+            entries = list(os.scandir(folder)) if folder.exists() else []
         except OSError as fault:
             raise StorageError(
                 f"cannot be read ({fault.strerror})", path=folder, remedy="choose another --out"

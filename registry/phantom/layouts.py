@@ -20,7 +20,6 @@ from covidseg.imaging.dicom import write_series
 from covidseg.imaging.intensity import hu_to_window
 from covidseg.imaging.nifti import write_nifti
 from covidseg.imaging.rtstruct import write_rtstruct
-from covidseg.imaging.volume import Volume
 from covidseg.registry.phantom import rosters, sources
 from covidseg.registry.phantom.draws import generator
 from covidseg.registry.phantom.scan import SIZES, Patient, Scan, Size, draw_scan

@@ -1,4 +1,4 @@
-"""Disease: COVID-19 opacities, tumours, pleural effusion, each with the mask a reader would draw."""
+"""Disease: COVID-19 opacities, tumours, pleural effusion, each with the mask a reader draws."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import numpy as np
 
 from covidseg.registry.phantom.anatomy import Anatomy, Chest, inside
 from covidseg.registry.phantom.draws import Noise
-from covidseg.registry.phantom.grid import Grid
 
 Sampler = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Opacities:
-    """COVID-19 lesions of one scan: n ellipsoids that noise frays and joins.
+    """COVID-19 lesions of one scan: ellipsoids that noise frays and joins.
 
     ``density`` is 0 for pure ground glass to 1 for consolidation.
     """
@@ -32,21 +31,21 @@ class Opacities:
         cls, rng: np.random.Generator, chest: Chest, severity: float, consolidation: float
     ) -> Opacities:
         """Lesions for a severity in [0, 1] (about the share of lung taken), peripheral and low."""
-        count = max(1, round(1 + severity * 34 * rng.uniform(0.7, 1.3)))
-        radii = (9 + 26 * severity**0.5) * rng.lognormal(0, 0.33, count)
-        if severity < 0.01:
-            count, radii = 1, np.array([5.0])
+        count = 1 + int(rng.poisson(2 + 16 * severity**0.5)) if severity > 0.005 else 1
+        # Lungs hold about five litres; about half of an ellipsoid lies outside them or in others.
+        radius = (severity * 5e6 * 1.3 / (count * 4 / 3 * np.pi)) ** (1 / 3)
+        radii = np.clip(radius * rng.lognormal(0, 0.3, count), 6, 75)
         sides = np.where(rng.random(count) < 0.53, 1, -1)
         # Angle from straight behind (0) round the side to the front (pi); height from base to top.
         angle = np.pi * rng.beta(1.5, 2.6, count)
         height = chest.height * rng.beta(1.7, 2.6, count) * 0.95 - 15
         t = np.clip(height / chest.height, 0, 1)
-        wide = chest.half_width * np.clip(1 - t**2.5, 0, 1) ** 0.56
-        deep = chest.half_depth * np.clip(1 - 0.96 * t**3.2, 0, 1) ** 0.55
+        wide = chest.half_width * np.clip(1 - t**3.1, 0, 1) ** 0.5
+        deep = chest.half_depth * np.clip(1 - 0.96 * t**3.8, 0, 1) ** 0.5
         n = chest.squareness
         c, s = np.cos(angle), np.sin(angle)
         rim = (np.abs(s) ** n + np.abs(c) ** n) ** (-1 / n)
-        inset = np.where(rng.random(count) < 0.8, rng.uniform(0.82, 1.02, count), 0.6)
+        inset = np.where(rng.random(count) < 0.8, rng.uniform(0.86, 1.04, count), 0.62)
         x = chest.midline + sides * np.maximum(wide * rim * s * inset, 34)
         y = chest.centre_y(height) - deep * rim * c * inset
         shape = rng.uniform(0.65, 1.35, (count, 3)) * [1, 1, 1.15]
@@ -58,7 +57,7 @@ class Opacities:
             radii=radii[:, None] * shape,
             density=density,
             paving=float(rng.random() * rng.random()),
-            fray=float(rng.uniform(0.20, 0.34)),
+            fray=float(rng.uniform(0.28, 0.44)),
         )
 
 

@@ -25,7 +25,7 @@ class Parenchyma:
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Parenchyma:
         return cls(
-            air=float(np.clip(rng.normal(-872, 20), -915, -820)),
+            air=float(np.clip(rng.normal(-882, 20), -920, -835)),
             gravity=float(rng.uniform(20, 75)),
             emphysema=float(max(0.0, rng.normal(-20, 45))),
             dependent=float(rng.gamma(1.6, 65)),
@@ -72,7 +72,7 @@ def vessel_share(
     """
     points, volumes = [], []
     voxel = float(np.prod(grid.spacing_mm))
-    step = min(grid.spacing_mm) * 0.6
+    step = min(grid.spacing_mm) * 0.8
     for side in (1, -1):
         for _ in range(2):
             tree = _tree(rng, np.asarray(chest.hilum(side), float), side, chest, generations)
@@ -98,13 +98,13 @@ def _tree(rng, root, side, chest, generations):
     ) * [side, 1, 1]  # fmt: skip
     aim = aim + rng.normal(0, 0.15, aim.shape)
     start = np.repeat(start, len(aim), 0)
-    length, radius = 0.155 * chest.height, 4.6
+    length, radius = 0.16 * chest.height, 4.5
     for generation in range(generations - 2):
         aim /= np.linalg.norm(aim, axis=1, keepdims=True)
         reach = length * rng.uniform(0.7, 1.3, (len(aim), 1))
         end = start + aim * reach
         bend = rng.normal(0, 0.07, end.shape) * reach
-        thin = radius * (0.8 if generation else 0.75)
+        thin = radius * (0.77 if generation else 0.72)
         yield start, end, bend, radius, thin
         outward = end - root
         outward /= np.linalg.norm(outward, axis=1, keepdims=True) + 1e-6
@@ -157,13 +157,11 @@ def _deposit(share, grid: Grid, points, weights) -> None:
     place, weights = place[near], weights[near]
     base = place.astype(np.int32)
     part = place - base
-    strides = (grid.shape[1] * grid.shape[2], grid.shape[2], 1)
-    flat = base @ np.array(strides)
+    strides = np.array((grid.shape[1] * grid.shape[2], grid.shape[2], 1))
+    flat = base @ strides
     total = share.reshape(-1)
-    size = total.size
     for corner in np.ndindex(2, 2, 2):
-        portion = weights.copy()
+        portion = weights
         for axis in range(3):
-            portion *= part[:, axis] if corner[axis] else 1 - part[:, axis]
-        index = flat + int(np.dot(corner, strides))
-        total += np.bincount(index, portion, size).astype(np.float32)
+            portion = portion * (part[:, axis] if corner[axis] else 1 - part[:, axis])
+        np.add.at(total, flat + int(corner @ strides), portion.astype(np.float32))
