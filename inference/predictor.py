@@ -1,0 +1,99 @@
+"""Networks, preprocessing and windows put together: a scan in, a label map on its grid out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from covidseg.imaging.volume import Volume
+from covidseg.inference.preprocessing import Prepared, Preprocessing
+from covidseg.inference.restore import restore
+from covidseg.inference.sliding import Sliding
+from covidseg.registry.cases import HU, Intensity
+
+# An image larger than this is handed to the device window by window.
+_WHOLE_ON_DEVICE_BYTES = 4 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """An ensemble of networks that share preprocessing and windows.
+
+    Parameters
+    ----------
+    networks
+        Each takes (batch, 1, *window) and gives logits (batch, classes, *window); 2D networks have
+        windows of one plane, whose axis they do not see.
+    dimensions
+        2 or 3, of the networks.
+    mirror_axes
+        Spatial axes of the array, numbered as in `covidseg.engine.augmentation` (0 is z in 3D, y in
+        2D): the probabilities are the mean over all combinations of mirrored inputs.
+    precision
+        Of the forward passes; probabilities are float32 either way.
+    """
+
+    networks: Sequence[nn.Module]
+    preprocessing: Preprocessing
+    sliding: Sliding
+    dimensions: int = 3
+    mirror_axes: tuple[int, ...] = ()
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    precision: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        for network in self.networks:
+            network.to(self.device).eval()
+            if self.dimensions == 2:
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def predict(self, volume: Volume, intensity: Intensity = HU) -> Volume:
+        """Segment a scan: uint8 labels on exactly the scan's grid.
+
+        ``volume`` is as stored, with its values on the scale ``intensity``. Memory beyond the scan
+        and its preprocessed copy is one window's depth of probabilities.
+        """
+        prepared = self.preprocessing.image(volume, intensity)
+        return restore(self._slabs(prepared), prepared)
+
+    def probabilities(self, volume: Volume, intensity: Intensity = HU) -> tuple[Tensor, Prepared]:
+        """Probabilities on the network's own grid, float32 (classes, Z, Y, X), on the CPU."""
+        prepared = self.preprocessing.image(volume, intensity)
+        slabs = [slab.probabilities.cpu() for slab in self._slabs(prepared)]
+        return torch.cat(slabs, dim=1), prepared
+
+    def _slabs(self, prepared: Prepared):
+        image = torch.from_numpy(prepared.image)[None]
+        if image.nbytes <= _WHOLE_ON_DEVICE_BYTES:
+            image = image.to(self.device)
+        return self.sliding.slabs(
+            image, self.forward, pad_value=self.preprocessing.air, device=self.device
+        )
+
+    @torch.inference_mode()
+    def forward(self, windows: Tensor) -> Tensor:
+        """Mean probabilities of all networks and mirrorings, float32 (batch, classes, Z, Y, X)."""
+        if self.dimensions == 2:
+            windows = windows.squeeze(2).contiguous(memory_format=torch.channels_last)
+        total: Tensor | None = None
+        count = 0
+        for size in range(len(self.mirror_axes) + 1):
+            for axes in itertools.combinations(self.mirror_axes, size):
+                dims = [axis + 2 for axis in axes]
+                seen = windows.flip(dims) if dims else windows
+                for network in self.networks:
+                    with torch.autocast(
+                        self.device.type, self.precision, enabled=self.precision != torch.float32
+                    ):
+                        logits = network(seen)
+                    answer = logits.float().softmax(1)
+                    answer = answer.flip(dims) if dims else answer
+                    total = answer if total is None else total.add_(answer)
+                    count += 1
+        assert total is not None
+        total = total.div_(count)
+        return total.unsqueeze(2) if self.dimensions == 2 else total

@@ -1,0 +1,71 @@
+"""A network around the predictor: ensembles, mirroring, planes, and the scan's own grid."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from covidseg.imaging.volume import Volume
+from covidseg.inference.predictor import Predictor
+from covidseg.inference.preprocessing import Preprocessing
+from covidseg.inference.sliding import Sliding
+
+WINDOW = Preprocessing(low=-1250, high=250, mean=-1250, std=1500)
+
+
+class Threshold(nn.Module):
+    """Says class 1 above a normalised value."""
+
+    def __init__(self, above=0.5):
+        super().__init__()
+        self.above = above
+
+    def forward(self, x):
+        logit = (x - self.above) * 50
+        return torch.cat([-logit, logit], dim=1)
+
+
+class Lopsided(nn.Module):
+    """Looks one voxel to the side, so that mirroring matters; any number of dimensions."""
+
+    def forward(self, x):
+        logit = torch.roll(x, 1, dims=-1)
+        return torch.cat([torch.zeros_like(logit), logit], dim=1)
+
+
+def scan(shape=(14, 12, 10)):
+    rng = np.random.default_rng(0)
+    return Volume(rng.integers(-1000, 300, shape).astype(np.int16), np.diag([1.0, 1.0, 2.0, 1.0]))
+
+
+@pytest.mark.parametrize(("dimensions", "window"), [(3, (4, 8, 8)), (2, (1, 8, 8))])
+def test_labels_come_on_the_scans_grid(dimensions, window):
+    volume = scan()
+    predictor = Predictor([Threshold()], WINDOW, Sliding(window, batch_size=5), dimensions)
+    result = predictor.predict(volume)
+    np.testing.assert_array_equal(result.data, volume.data > -500)
+    np.testing.assert_allclose(result.affine, volume.affine)
+
+
+def test_an_ensemble_is_the_mean_of_probabilities():
+    windows = torch.rand(2, 1, 4, 4, 4)
+    low, high = Threshold(0.2), Threshold(0.8)
+    both = Predictor([low, high], WINDOW, Sliding((4, 4, 4))).forward(windows)
+    each = [Predictor([n], WINDOW, Sliding((4, 4, 4))).forward(windows) for n in (low, high)]
+    torch.testing.assert_close(both, (each[0] + each[1]) / 2)
+    torch.testing.assert_close(both.sum(1), torch.ones(2, 4, 4, 4))
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_mirroring_is_the_mean_over_all_flips(dimensions):
+    windows = torch.rand(2, 1, 1 if dimensions == 2 else 4, 4, 6)
+    last = dimensions - 1
+    predictor = Predictor(
+        [Lopsided()], WINDOW, Sliding((1, 4, 6)), dimensions, mirror_axes=(last - 1, last)
+    )
+    ours = predictor.forward(windows)
+    one = Lopsided()(windows).softmax(1)
+    other = Lopsided()(windows.flip(-1)).softmax(1).flip(-1)
+    torch.testing.assert_close(ours, (one + other) / 2)
