@@ -189,7 +189,8 @@ def task_tests(task: Task, missing: MissingPolicy) -> SignedRankTests:
         raise ScoringError(
             f"task {task.name!r} has no value at all of {names}",
             expected="at least one case of every algorithm",
-            remedy='leave these algorithms out, or let missing cases count as the worst ("worst")',
+            remedy="leave these algorithms out, rank by metrics that all have, or let missing "
+            "cases count as the worst",
         )
     return SignedRankTests(values)
 

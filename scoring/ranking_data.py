@@ -12,7 +12,10 @@ import numpy as np
 import pandas as pd
 
 from covidseg.core.errors import ScoringError, UnreadableFileError
+from covidseg.scoring.policy import EMPTY_STATUSES, OK, POLICIES
 from covidseg.scoring.ranking import Challenge, Task
+from covidseg.scoring.scores import nsd_column, nsd_tolerances, read_scores
+from covidseg.scoring.tables_values import nsd_tolerance_mm
 
 # Column of a plain file: the names it goes by.
 _PLAIN = {
@@ -21,12 +24,8 @@ _PLAIN = {
     "case": ("case", "case_id"),
     "value": ("value",),
 }
-# Statuses under which a prediction was scored, so that an empty metric is one without a value.
-_SCORED = {"ok", "both_empty", "prediction_empty", "reference_empty"}
-# Nobody can score a case without a reference: no algorithm is to blame.
-_NOBODYS_FAULT = {"missing_reference"}
-_TRUE = {"true", "1", "yes"}
-_BENCHMARK_TOLERANCE = {"left_lung": "nsd_1mm", "right_lung": "nsd_1mm"}
+# Statuses under which an empty metric is one without a value, and no algorithm is to blame.
+_NOT_MISSING = {OK, *EMPTY_STATUSES, "missing_reference"}
 
 
 def read_challenge(
@@ -48,19 +47,30 @@ def read_challenge(
     Raises
     ------
     ScoringError
-        Other columns, a case twice, empty-mask policies mixed, fewer than two algorithms, a NAVE
-        that is not negative in a plain file.
+        Other columns, a case twice, empty-mask policies or phantoms and patients mixed, fewer than
+        two algorithms, a NAVE that is not negative in a plain file.
     UnreadableFileError
         A file is absent or no CSV.
     """
     paths = [Path(path) for path in paths]
     if not paths:
         raise ScoringError("no file of scores", remedy="name at least one CSV file")
-    tables = [_read_file(path, metrics) for path in paths]
-    notes = list(dict.fromkeys(note for _, remarks in tables for note in remarks))
-    rows = pd.concat([table for table, _ in tables], ignore_index=True)
+    notes: list[str] = []
+    plain = [_read_plain(path) for path in paths if _is_plain(path)]
+    scores = [_read_scores(path, notes) for path in paths if not _is_plain(path)]
+    if scores:
+        plain.append(_long(pd.concat(scores, ignore_index=True), metrics))
+    rows = pd.concat(plain, ignore_index=True)
+    if rows.empty:
+        raise ScoringError("no row of scores in " + ", ".join(path.name for path in paths))
     _refuse_mixed_policies(rows)
     _refuse_twice(rows)
+    if rows["phantom"].nunique() > 1:
+        raise ScoringError(
+            "scores of phantoms and of patients are mixed",
+            expected="one kind in a ranking",
+            remedy="rank each for itself",
+        )
     algorithms = tuple(sorted(rows["algorithm"].unique()))
     rows["name"] = _task_names(rows)
     if rows["fold"].nunique() > 1:
@@ -78,24 +88,22 @@ def read_challenge(
                 f"{task.name}: {undefined} of {task.values.size} values are undefined (no such "
                 "metric on an empty mask) and left out of the comparisons they belong to."
             )
-    return Challenge(tasks, phantom=bool(rows["phantom"].any()), notes=tuple(notes))
+    return Challenge(tasks, phantom=bool(rows["phantom"].iloc[0]), notes=tuple(notes))
 
 
-def _read_file(path: Path, metrics: Sequence[str] | None) -> tuple[pd.DataFrame, list[str]]:
-    header = _header(path)
-    if all(set(names) & set(header) for names in _PLAIN.values()):
-        return _read_plain(path), []
-    from covidseg.scoring.scores import read_scores
-
-    if not {"case_id", "dsc"} <= set(header) and not any("DSC" in name for name in header):
+def _is_plain(path: Path) -> bool:
+    header = set(_header(path))
+    if all(header & set(names) for names in _PLAIN.values()):
+        return True
+    if not {"case_id", "label", "dsc"} <= header and "Name" not in header:
         raise ScoringError(
-            f"columns {', '.join(header) or 'none'}",
+            f"has the columns {', '.join(_header(path)) or '(none)'}",
             path=path,
             expected="what `covidseg score` writes, or task, algorithm, case, value",
             remedy="write one row a value: task, algorithm, case and a value where higher is "
             "better (errors as their negative)",
         )
-    return _long(read_scores(path), path, metrics)
+    return False
 
 
 def _header(path: Path) -> list[str]:
@@ -141,7 +149,7 @@ def _read_plain(path: Path) -> pd.DataFrame:
             expected="its negative, since higher values are taken to be better",
             remedy="multiply NAVE by -1",
         )
-    phantom = table["phantom"].str.lower().isin(_TRUE) if "phantom" in table else False
+    phantom = table["phantom"].str.lower() == "true" if "phantom" in table else False
     return pd.DataFrame(
         {
             "task": task,
@@ -159,96 +167,71 @@ def _read_plain(path: Path) -> pd.DataFrame:
     )
 
 
-def _long(
-    scores: pd.DataFrame, path: Path, metrics: Sequence[str] | None
-) -> tuple[pd.DataFrame, list[str]]:
-    """The scorer's table, a row a case and label, as a row a value."""
-    needed = ["algorithm", "case_id", "label"]
-    absent = [name for name in needed if name not in scores]
-    if absent:
-        raise ScoringError(f"no column {', '.join(absent)}", path=path)
-    if not len(scores):
-        raise ScoringError("no row", path=path, expected="a row for every case and label")
-    text = {
-        name: _text(scores, name, default)
-        for name, default in {
-            "task": "",
-            "label": "",
-            "part": "test",
-            "algorithm": "",
-            "fold": "",
-            "policy": "",
-            "status": "ok",
-            "phantom": "false",
-        }.items()
-    }
-    notes = []
-    unnamed = text["algorithm"] == ""
+def _read_scores(path: Path, notes: list[str]) -> pd.DataFrame:
+    scores = read_scores(path)
+    if scores.empty:
+        raise ScoringError("has no row", path=path, expected="a row for every case and label")
+    unnamed = scores["algorithm"] == ""
     if unnamed.any():
-        text["algorithm"] = text["algorithm"].mask(unnamed, path.stem)
+        scores["algorithm"] = scores["algorithm"].mask(unnamed, path.stem)
         notes.append(f"{path.name} names no algorithm: called {path.stem!r} after the file.")
-    frame = pd.DataFrame(text)
-    frame["case"] = _text(scores, "dataset", "") + "/" + _text(scores, "case_id", "")
-    frame["phantom"] = frame["phantom"].str.lower().isin(_TRUE)
+    return scores
+
+
+def _long(scores: pd.DataFrame, metrics: Sequence[str] | None) -> pd.DataFrame:
+    """The scorer's table, a row a case and label, as a row a value."""
     parts = []
     # Task by task, since "the" NSD of a lung has another tolerance than that of an infection.
-    for (task, label), rows in frame.groupby(["task", "label"], sort=False):
-        for metric in metrics or _usual_metrics(scores.loc[rows.index], str(task), str(label)):
-            if metric not in scores:
+    for (task, label), rows in scores.groupby(["task", "label"], sort=False):
+        for metric in metrics or _usual_metrics(rows, str(task), str(label)):
+            known = _metric_columns(scores)
+            if metric not in known:
                 raise ScoringError(
-                    f"no column {metric}",
-                    path=path,
-                    expected=" or ".join(_metric_columns(scores)),
-                    remedy="name a metric that the file has",
+                    f"there is no metric {metric}",
+                    expected="one of the files' columns " + ", ".join(known),
                 )
-            value = pd.to_numeric(scores.loc[rows.index, metric], errors="raise").astype(float)
+            value = rows[metric]
             parts.append(
-                rows.assign(
-                    metric=metric,
-                    value=-value if metric == "nave" else value,
-                    missing=value.isna() & ~rows["status"].isin(_SCORED | _NOBODYS_FAULT),
+                pd.DataFrame(
+                    {
+                        "task": task,
+                        "label": label,
+                        "part": rows["part"],
+                        "metric": metric,
+                        "algorithm": rows["algorithm"],
+                        "case": rows["dataset"] + "/" + rows["case_id"],
+                        "fold": rows["fold"].astype("string").fillna("").astype(object),
+                        "value": -value if metric == "nave" else value,
+                        "missing": value.isna() & ~rows["status"].isin(_NOT_MISSING),
+                        "policy": rows["policy"],
+                        "phantom": rows["phantom"],
+                    }
                 )
             )
-    return pd.concat(parts, ignore_index=True).drop(columns="status"), notes
-
-
-def _text(table: pd.DataFrame, name: str, default: str) -> pd.Series:
-    if name not in table:
-        return pd.Series(default, index=table.index, dtype=object)
-    values = table[name]
-    if pd.api.types.is_float_dtype(values):  # a fold column with gaps reads as 0.0, 1.0
-        values = values.astype("Int64")
-    return values.astype(object).where(values.notna(), default).astype(str).str.strip()
+    return pd.concat(parts, ignore_index=True)
 
 
 def _metric_columns(scores: pd.DataFrame) -> list[str]:
-    return [name for name in scores if re.fullmatch(r"dsc|nave|nsd_.+mm", str(name))]
+    return ["dsc", *(nsd_column(tolerance) for tolerance in nsd_tolerances(scores)), "nave"]
 
 
 def _usual_metrics(scores: pd.DataFrame, task: str, label: str) -> list[str]:
-    usual = ["dsc"]
+    """DSC, the NSD at the benchmark's tolerance or the only one there is, and NAVE."""
     tolerances = [
         name
         for name in _metric_columns(scores)
         if name.startswith("nsd_") and scores[name].notna().any()
     ]
-    if task.startswith("covid1920"):
-        benchmark = "nsd_1mm"
-    else:
-        benchmark = _BENCHMARK_TOLERANCE.get(label, "nsd_3mm")
+    benchmark = nsd_column(nsd_tolerance_mm(task, label))
     if benchmark in tolerances:
-        usual.append(benchmark)
-    elif len(tolerances) == 1:
-        usual.append(tolerances[0])
-    elif tolerances:
+        tolerances = [benchmark]
+    if len(tolerances) > 1:
         raise ScoringError(
-            f"label {label!r} has NSD at several tolerances ({', '.join(tolerances)}) and none is "
-            f"the benchmark's ({benchmark})",
+            f"{label} has NSD at several tolerances ({', '.join(tolerances)}) and none is the "
+            f"benchmark's ({benchmark})",
             remedy="name the metrics to rank by, such as --metric dsc --metric " + tolerances[0],
         )
-    if "nave" in scores:
-        usual.append("nave")
-    return usual
+    return ["dsc", *tolerances, *(["nave"] if scores["nave"].notna().any() else [])]
 
 
 def _task_names(rows: pd.DataFrame) -> pd.Series:
@@ -326,10 +309,18 @@ def _refuse_twice(rows: pd.DataFrame) -> None:
 
 
 def _refuse_mixed_policies(rows: pd.DataFrame) -> None:
-    policies = sorted(set(rows["policy"]) - {""})
-    if len(policies) > 1:
-        raise ScoringError(
-            f"scores under different empty-mask policies ({', '.join(policies)})",
-            expected="one policy for all algorithms",
-            remedy="score all of them again under one policy",
-        )
+    """Policies may differ in name, as long as they give a metric the same values."""
+    for metric in rows["metric"].unique():
+        names = sorted(set(rows.loc[rows["metric"] == metric, "policy"]) - {""})
+        kind = metric.split("_")[0]
+        values = {
+            str(sorted(getattr(POLICIES[name], kind).items())) if name in POLICIES else name
+            for name in names
+        }
+        if len(values) > 1:
+            raise ScoringError(
+                f"{metric_name(metric)} was scored under different empty-mask policies "
+                f"({', '.join(names)})",
+                expected="one policy for all algorithms",
+                remedy="score all of them again under one policy",
+            )

@@ -241,7 +241,7 @@ def ranking_figures(ranking: Ranking, bootstraps: Bootstraps) -> list[RankingFig
 
 def _slugs(names: Sequence[str]) -> list[str]:
     """File names of tasks, all different."""
-    taken: set[str] = {"consensus", "methods"}
+    taken: set[str] = {"consensus", "methods", "computed", "sources"}
     slugs = []
     for name in names:
         plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "task"
