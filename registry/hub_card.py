@@ -147,9 +147,10 @@ def grouped(left_out: Mapping[str, str]) -> dict[str, str]:
     """Folds that are left out for one reason as one line."""
     by_reason: dict[tuple[str, str], list[str]] = {}
     for name, reason in left_out.items():
-        by_reason.setdefault((name.split("-fold")[0], reason), []).append(name)
+        stem, fold, _ = name.partition("-fold")
+        by_reason.setdefault((stem + fold, reason), []).append(name)
     return {
-        names[0] if len(names) == 1 else f"{stem}-fold* ({len(names)})": reason
+        names[0] if len(names) == 1 else f"{stem}* ({len(names)})": reason
         for (stem, reason), names in by_reason.items()
     }
 

@@ -88,11 +88,9 @@ def load_split(
     if variant not in VARIANTS:
         raise ConfigError(f"variant {variant!r} is not known", expected=" or ".join(VARIANTS))
     subtask, fold = tasks.configuration(name)
+    records = None if records is None else list(records)
     found = index_records(records or ())
-    parts = _parts(subtask, fold, found if records is not None else None)
-    refused: list[Leak] = []
-    if subtask.task in ("covid1920", "covid1920-folds"):
-        parts["unlabelled"], refused = _pool(parts, subtask, found)
+    parts, refused = _published(subtask, fold, found if records is not None else None)
     leaks = [
         dataclasses.replace(leak, fault=published_fault(leak, subtask.task))
         for leak in audit(as_records(parts, subtask, found))
@@ -114,6 +112,13 @@ def load_split(
             f"patient-clean variant ({name}{CLEAN_SUFFIX})",
         )
     return dataclasses.replace(split, faults=tuple(leaks))
+
+
+def published_parts(name: str, records: Iterable[CaseRecord] | None = None) -> Parts:
+    """The official parts of a configuration, not audited; as `load_split` otherwise."""
+    subtask, fold = tasks.configuration(name)
+    found = None if records is None else index_records(records)
+    return _published(subtask, fold, found)[0]
 
 
 def has_clean_variant(name: str, records: Iterable[CaseRecord] | None = None) -> bool:
@@ -154,6 +159,17 @@ def as_records(
             for case in cases
         ]
     return as_part
+
+
+def _published(
+    subtask: tasks.Subtask, fold: int | None, found: dict[Place, CaseRecord] | None
+) -> tuple[Parts, list[Leak]]:
+    """The official parts, and why cases of an unlabelled pool were refused."""
+    parts = _parts(subtask, fold, found)
+    refused: list[Leak] = []
+    if subtask.task in ("covid1920", "covid1920-folds"):
+        parts["unlabelled"], refused = _pool(parts, subtask, found or {})
+    return parts, refused
 
 
 def _parts(
@@ -231,8 +247,7 @@ def _cohort(
     if found is None:
         raise SplitError(
             f"the names of the {cohort} cases of {dataset} are not published",
-            remedy="give the cases found on disk (`covidseg splits show NAME --root FOLDER`, or "
-            "records= of load_split)",
+            remedy="name the folder that holds them (--root), or give records= to load_split",
         )
     return tuple(
         sorted(
