@@ -97,6 +97,7 @@ def score_case(
     tolerances_mm: Tolerances = 1.0,
     *,
     policy: str | EmptyMaskPolicy = DEFAULT_POLICY,
+    reference_labels: Mapping[int, str] | None = None,
     ignore_other_labels: bool = False,
 ) -> CaseScores:
     """Score every label of a case in one pass over its two label maps.
@@ -116,6 +117,10 @@ def score_case(
         ``{"left_lung": 1, "right_lung": 1, "infection": [1, 3]}``.
     policy
         Name of an empty-mask policy (`covidseg.scoring.policy.POLICIES`), or one of one's own.
+    reference_labels
+        What the reference's values mean, where that differs from the prediction's: with ``labels``
+        ``{1: "left_lung", 2: "right_lung", 3: "infection"}`` and ``reference_labels``
+        ``{1: "infection"}``, infection alone is scored, 3 against 1.
     ignore_other_labels
         Score the given labels and say nothing of other values in the maps.
 
@@ -145,7 +150,9 @@ def score_case(
     (0.6667, 1.0)
     """
     names = label_names(labels)
-    tolerances = tolerances_by_label(names, tolerances_mm)
+    reference_names = names if reference_labels is None else label_names(reference_labels)
+    scored = scored_labels(names, reference_names)
+    tolerances = tolerances_by_label(scored, tolerances_mm)
     chosen = empty_mask_policy(policy)
     ours = _label_map(prediction, "prediction")
     theirs = _label_map(reference, "reference")
@@ -157,24 +164,30 @@ def score_case(
     occupied = [pack(array) for array in (ours, theirs)]
     box = occupied_box(*occupied)
     scores, voxels = [], [0, 0]
-    for value, name in names.items():
+    for name, values in scored.items():
         if box is None:
             overlap = Overlap(0, 0, 0, (float("nan"),) * len(tolerances[name]))
         else:
-            masks = _label_masks(ours, theirs, occupied, box, value)
+            masks = _label_masks((ours, theirs), occupied, box, values)
             inner = occupied_box(*masks)
             if inner is not None:
                 masks = [mask[inner] for mask in masks]
             overlap = compare_packed(*masks, axes, steps, tolerances[name])
         voxels[0] += overlap.voxels_prediction
         voxels[1] += overlap.voxels_reference
-        scores.append(_label_scores(value, name, overlap, tolerances[name], steps, chosen))
+        scores.append(_label_scores(values[0], name, overlap, tolerances[name], steps, chosen))
     if not ignore_other_labels:
-        for array, mask, counted, of in zip(
-            (ours, theirs), occupied, voxels, ("prediction", "reference"), strict=True
+        # Every voxel that is not background was counted for one label, or has a label unheard of.
+        for array, mask, counted, of, known in zip(
+            (ours, theirs),
+            occupied,
+            voxels,
+            ("prediction", "reference"),
+            (names, reference_names),
+            strict=True,
         ):
             if count_bits(mask) != counted:
-                _raise_other_labels(array, names, of)
+                _check_labels(array, known, of)
     return CaseScores(tuple(scores), chosen.name)
 
 
@@ -199,31 +212,50 @@ def label_names(labels: Labels) -> dict[int, str]:
     return names
 
 
+def scored_labels(
+    prediction: Mapping[int, str], reference: Mapping[int, str]
+) -> dict[str, tuple[int, int]]:
+    """Labels that both maps have: their values in the prediction and in the reference.
+
+    Raises
+    ------
+    LabelError
+        The reference has a label that the prediction does not, or there is none in common.
+    """
+    values = {name: value for value, name in prediction.items()}
+    theirs = {name: value for value, name in reference.items()}
+    if not set(theirs) <= set(values):
+        raise LabelError(
+            f"the reference has labels {sorted(theirs)}, the prediction {sorted(values)}",
+            expected="every label of the reference to be one that is predicted",
+        )
+    return {name: (value, theirs[name]) for name, value in values.items() if name in theirs}
+
+
 def tolerances_by_label(
-    names: Mapping[int, str], tolerances_mm: Tolerances
+    labels: Iterable[str], tolerances_mm: Tolerances
 ) -> dict[str, tuple[float, ...]]:
     """Tolerances of each label, ascending and each once.
 
     Raises
     ------
     ScoringError
-        A tolerance is negative or not finite, or a label has none, or a name is not a label.
+        A tolerance is negative or not finite, or a label has none.
     """
+    names = list(labels)
     given: Mapping[str, float | Sequence[float]] = (
-        tolerances_mm
-        if isinstance(tolerances_mm, Mapping)
-        else dict.fromkeys(names.values(), tolerances_mm)
+        tolerances_mm if isinstance(tolerances_mm, Mapping) else dict.fromkeys(names, tolerances_mm)
     )
-    if set(given) != set(names.values()):
+    if not set(names) <= set(given):
         raise ScoringError(
             f"tolerances are given for {sorted(given)}",
-            expected=f"a tolerance for each label of {sorted(names.values())}",
+            expected=f"a tolerance for each label of {sorted(names)}",
         )
     return {
         name: tuple(
             sorted({check_tolerance(tolerance) for tolerance in np.atleast_1d(given[name])})
         )
-        for name in names.values()
+        for name in names
     }
 
 
@@ -241,13 +273,16 @@ def _label_map(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def _label_masks(
-    ours: np.ndarray, theirs: np.ndarray, occupied: list[np.ndarray], box: Box, value: int
+    arrays: tuple[np.ndarray, np.ndarray],
+    occupied: list[np.ndarray],
+    box: Box,
+    values: tuple[int, int],
 ) -> list[np.ndarray]:
     """Both maps' voxels of one label, packed, within the box that holds anything."""
     slabs, rows, row_bytes = box
     columns = slice(row_bytes.start * 8, row_bytes.stop * 8)
     masks = []
-    for array, mask in zip((ours, theirs), occupied, strict=True):
+    for array, mask, value in zip(arrays, occupied, values, strict=True):
         if array.dtype == bool:
             masks.append(mask[box] if value == 1 else np.zeros_like(mask[box]))
         else:
@@ -283,10 +318,12 @@ def _label_scores(
     )
 
 
-def _raise_other_labels(array: np.ndarray, names: Mapping[int, str], of: str) -> None:
+def _check_labels(array: np.ndarray, names: Mapping[int, str], of: str) -> None:
     others = [int(value) for value in np.unique(array) if value and int(value) not in names]
+    if not others:
+        return
     raise LabelError(
-        f"the {of} holds the values {others[:10]}, which are not among the labels to score",
+        f"the {of} holds the values {others[:10]}, which are not among its labels",
         expected="0 and " + ", ".join(f"{value} ({name})" for value, name in names.items()),
         remedy="negative values come from a wrong cast or scaling: correct it where that is done"
         if min(others) < 0
