@@ -96,7 +96,8 @@ def bootstrap_mean(
         raise ScoringError(f"{n_resamples} resamples are impossible", expected="at least one")
     sums, counts = _per_patient(values, patients, folds)
     n_patients = len(sums)
-    estimate = float(_mean_of_fold_means(sums.sum(0), counts.sum(0)))
+    with np.errstate(invalid="ignore"):
+        estimate = float(_mean_of_fold_means(sums.sum(0), counts.sum(0)))
 
     def interval(low: float, high: float, how: str) -> Interval:
         return Interval(
@@ -156,7 +157,9 @@ def _per_patient(values, patients, folds) -> tuple[np.ndarray, np.ndarray]:
     fold_names, fold = np.unique(folds, return_inverse=True)
     sums = np.zeros((len(names), len(fold_names)))
     counts = np.zeros_like(sums)
-    np.add.at(sums, (patient, fold), values)
+    # Infinities of both signs add up to NaN, which is what is said of them later.
+    with np.errstate(invalid="ignore"):
+        np.add.at(sums, (patient, fold), values)
     np.add.at(counts, (patient, fold), 1.0)
     return sums, counts
 

@@ -131,7 +131,8 @@ def compare_methods(
     Raises
     ------
     ScoringError
-        Fewer than two algorithms, ``against`` is none of them, or the cases do not match.
+        Fewer than two algorithms, ``against`` is none of them, the cases do not match, or no part
+        is scored by two methods.
     """
     values = case_values(scores, metrics=metrics, missing=missing)
     methods = sorted(values["algorithm"].unique())
@@ -159,6 +160,11 @@ def compare_methods(
             if method in wide and other in wide:
                 comparison = _compare(wide, method, other, confidence, n_resamples, seed)
                 rows.append(dict(zip(keys, key, strict=True)) | comparison)
+    if not rows:
+        raise ScoringError(
+            "the methods have no part in common: " + ", ".join(methods),
+            expected="scores of the same cases",
+        )
     table = pd.DataFrame(rows)
     table["p_adjusted"] = holm(table["p"].to_numpy())
     table["correction"] = f"Holm over {int(table['p'].notna().sum())} tests"
@@ -178,10 +184,9 @@ def _compare(wide: pd.DataFrame, method, other, confidence, n_resamples, seed) -
         nothing = {"ci_method": "no pair", "test": "no pair", "confidence": confidence}
         numbers = ("mean_difference", "ci_low", "ci_high", "w_plus", "n_nonzero", "p")
         return result | dict.fromkeys(numbers, np.nan) | nothing
-    # Two infinite volume errors are equal, not undefined.
-    equal = both[method].to_numpy() == both[other].to_numpy()
     first, second = both[method].to_numpy(), both[other].to_numpy()
-    difference = np.where(equal, 0.0, first - np.where(equal, first * 0, second))
+    # Two infinite volume errors are equal, not undefined.
+    difference = np.subtract(first, second, out=np.zeros(len(both)), where=first != second)
     interval = bootstrap_mean(
         difference,
         both["patient_id"].to_numpy(),
@@ -190,8 +195,10 @@ def _compare(wide: pd.DataFrame, method, other, confidence, n_resamples, seed) -
         n_resamples=n_resamples,
         seed=seed,
     )
-    by_patient = pd.Series(difference).groupby(both["patient_id"].to_numpy()).mean()
-    test = signed_rank_test(by_patient.to_numpy())
+    # NaN: infinitely worse on one scan of a patient and infinitely better on another.
+    with np.errstate(invalid="ignore"):
+        by_patient = pd.Series(difference).groupby(both["patient_id"].to_numpy()).mean()
+    test = signed_rank_test(by_patient.fillna(0.0).to_numpy())
     return result | {
         "mean_difference": interval.estimate,
         "ci_low": interval.low,

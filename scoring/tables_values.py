@@ -77,7 +77,7 @@ def check_scores(scores: pd.DataFrame) -> None:
     ------
     ScoringError
         No row; columns missing; a case twice; more than one empty-mask policy; phantoms mixed with
-        patients; a case that belongs to two patients.
+        patients; a case that belongs to two patients; a fold that is not a number.
     ConfigError
         An unknown task.
     """
@@ -92,6 +92,7 @@ def check_scores(scores: pd.DataFrame) -> None:
         raise ScoringError("there are no scores", remedy="check what the scorer wrote")
     for task in scores["task"].unique():
         target_labels(str(task))
+    fold_names(scores["fold"])
     twice = scores[scores.duplicated(KEYS, keep="first")]
     if len(twice):
         raise ScoringError(
@@ -231,13 +232,16 @@ def _completed(scores: pd.DataFrame) -> pd.DataFrame:
 
 def fold_names(folds: pd.Series) -> pd.Series:
     """Folds as text (``0``, ``1``, ...), ``""`` where there is none."""
-    numbers = pd.to_numeric(folds.replace("", np.nan), errors="coerce")
+    numbers = pd.to_numeric(
+        folds.astype(object).where(folds.notna() & (folds != ""), None), "coerce"
+    )
     wrong = numbers.isna() & folds.notna() & (folds.astype(str) != "")
     if wrong.any():
         raise ScoringError(
             f"fold {folds[wrong].iloc[0]!r} is not a number", expected="0, 1, ... or nothing"
         )
-    return numbers.map(lambda fold: "" if np.isnan(fold) else str(int(fold))).astype(object)
+    names = ["" if np.isnan(fold) else str(int(fold)) for fold in numbers.to_numpy(np.float64)]
+    return pd.Series(names, index=folds.index, dtype=object)
 
 
 def _where(row: dict) -> str:
