@@ -7,6 +7,7 @@ numbers and slice locations are not trusted. DICOM's patient axes are LPS+; volu
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 import warnings
@@ -81,30 +82,14 @@ def find_series(folder: str | PathLike[str]) -> list[DicomSeries]:
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise UnreadableFileError(what, path=folder, expected="a folder of DICOM files")
-    files: dict[tuple[str, str, str], list[Path]] = {}
-    heads: dict[tuple[str, str, str], Dataset] = {}
+    found: dict[tuple[str, str, str], list[DicomSeries]] = {}
     for path in _files_below(folder):
-        head = _series_header(path)
-        if head is None or not head.get("SeriesInstanceUID"):
-            continue
-        key = (
-            str(head.get("PatientID") or ""),
-            str(head.get("StudyInstanceUID") or ""),
-            str(head.SeriesInstanceUID),
-        )
-        files.setdefault(key, []).append(path)
-        heads.setdefault(key, head)
+        one = _series_of(path)
+        if one is not None:
+            found.setdefault((one.patient_id, one.study_uid, one.uid), []).append(one)
     return [
-        DicomSeries(
-            uid=key[2],
-            modality=str(heads[key].get("Modality") or ""),
-            description=str(heads[key].get("SeriesDescription") or ""),
-            files=tuple(files[key]),
-            patient_id=key[0],
-            study_uid=key[1],
-            frame_of_reference_uid=str(heads[key].get("FrameOfReferenceUID") or "") or None,
-        )
-        for key in sorted(files)
+        dataclasses.replace(files[0], files=tuple(one.files[0] for one in files))
+        for _, files in sorted(found.items())
     ]
 
 
@@ -213,13 +198,25 @@ def _damaged(path: Path, fault: Exception) -> UnreadableFileError:
     )
 
 
-def _series_header(path: Path) -> Dataset | None:
+def _series_of(path: Path) -> DicomSeries | None:
+    """The series that one file belongs to; None where it is no DICOM or belongs to none."""
     try:
         with parsing(path), open(path, "rb") as file:
             if file.read(132)[128:] != b"DICM":
                 return None
             file.seek(0)
-            return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_SERIES_TAGS)
+            head = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_SERIES_TAGS)
+            if not head.get("SeriesInstanceUID"):
+                return None
+            return DicomSeries(
+                uid=str(head.SeriesInstanceUID),
+                modality=str(head.get("Modality") or ""),
+                description=str(head.get("SeriesDescription") or ""),
+                files=(path,),
+                patient_id=str(head.get("PatientID") or ""),
+                study_uid=str(head.get("StudyInstanceUID") or ""),
+                frame_of_reference_uid=str(head.get("FrameOfReferenceUID") or "") or None,
+            )
     except InvalidDicomError:
         return None
 

@@ -54,10 +54,9 @@ def test_reorient_keeps_every_voxel_in_its_place_and_is_undone(data, orientation
         tuple(p.round(4)): v
         for p, v in zip(positions(data.shape, affine).T, data.ravel(), strict=True)
     }
-    for point, value in zip(
-        positions(turned.shape, turned.affine).T, turned.data.ravel(), strict=True
-    ):
-        assert there[tuple(point.round(4))] == value
+    after = positions(turned.shape, turned.affine).T
+    here = {tuple(p.round(4)): v for p, v in zip(after, turned.data.ravel(), strict=True)}
+    assert here == there
     back = reorient(turned, volume.orientation)
     np.testing.assert_array_equal(back.data, data)
     np.testing.assert_allclose(back.affine, affine, atol=1e-9)
