@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -47,6 +48,8 @@ def map_cases(
         unit="case",
         disable=not progress or not items,
         dynamic_ncols=True,
+        # In a file, where nothing is overwritten, a line now and then is enough.
+        mininterval=0.1 if sys.stderr.isatty() else 30,
     ) as bar:
         source = (
             _in_this_process(function, items)
