@@ -42,12 +42,12 @@ _SCAN = r"volume-covid19-(?P<scan>A-\d{4}(?:_\d+)?)"
 _TEST_SCAN = r"volume-covid19-(?P<scan>[A-Z]{1,3}-\d{3,4}(?:_\d+)?)"
 _ID = r"volume-covid19-\g<scan>"
 _POOL = r"(?:CT[-_ ]Images[-_ ]in[-_ ]COVID[-_ ]?19|unlabell?ed)(?:/[^/]+)*"
-_TEST = r"(?!unlabell?ed)[^/]*test[^/]*(?:/[^/]+)?"
+_TEST = r"[^/]*test[^/]*"
 _POOL_PATIENT = re.compile(
     r"CT[-_ ]Images[-_ ]in[-_ ]COVID[-_ ]?19/(?:.*/)?(volume-covid19-A-\d{4}(?:_\d+)?)(?:/|$)",
     re.IGNORECASE,
 )
-_VERSION = re.compile(r"/COVID-19-20(?:_v(\d)[^/]*)?/", re.IGNORECASE)
+_VERSION = re.compile(r"/COVID-19-20_v(\d)[^/]*/", re.IGNORECASE)
 
 
 class Covid1920(Dataset):
@@ -97,6 +97,7 @@ class Covid1920(Dataset):
     )
     annotations = {"infection": Annotation({1: "infection"}, "COVID-19 lesion")}
     patterns = (
+        Pattern("TCIA NIfTI", IMAGE, _POOL, _ID, rf"{_SCAN}(?:_ct)?{NII}", cohort="unlabelled"),
         Pattern("challenge", IMAGE, "Train", _ID, rf"{_SCAN}_ct{NII}", cohort="train"),
         Pattern("challenge", "infection", "Train", _ID, rf"{_SCAN}_seg{NII}", cohort="train"),
         Pattern("challenge", IMAGE, "Validation", _ID, rf"{_SCAN}_ct{NII}", cohort="validation"),
@@ -105,7 +106,6 @@ class Covid1920(Dataset):
         ),
         Pattern("challenge", "infection", _TEST, _ID, rf"{_TEST_SCAN}_seg{NII}", cohort="test"),
         Pattern("challenge", IMAGE, _TEST, _ID, rf"{_TEST_SCAN}(?:_ct)?{NII}", cohort="test"),
-        Pattern("TCIA NIfTI", IMAGE, _POOL, _ID, rf"{_SCAN}(?:_ct)?{NII}", cohort="unlabelled"),
     )
     intensity = "HU"
     expected_counts = {"train": 199, "validation": 50, "test_seen": 23, "test_unseen": 23}
@@ -188,10 +188,8 @@ def read_sources(tree: Tree) -> dict[str, str]:
 
 
 def _version(path: str) -> str:
-    """Version 2 says so in its folder's name; a folder of the plain name is version 1."""
-    if match := _VERSION.search(path):
-        return f"version {match[1] or 1}"
-    return "version not stated"
+    match = _VERSION.search(path)
+    return f"version {match[1]}" if match else "version not stated"
 
 
 def _test_source(case_id: str, sources: dict[str, str]) -> str:

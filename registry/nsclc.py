@@ -155,9 +155,20 @@ class NSCLC(Dataset):
     }
 
     def pieces(self, tree: Tree) -> list[Piece]:
-        return super().pieces(tree) + [
-            piece for folder in tree.folders if (piece := _dicom_piece(folder, tree)) is not None
-        ]
+        found = super().pieces(tree)
+        single: list[Piece] = []
+        for folder in tree.folders:
+            piece = _dicom_piece(folder, tree)
+            if piece is not None:
+                (single if _is_lone_image(piece, folder) else found).append(piece)
+        # A single file that is CT or cannot be told is what is left of a scan only where its
+        # patient has no other scan: then the reader says what is wrong with it.
+        scanned = {piece.case_id for piece in found if piece.role == IMAGE}
+        return found + [piece for piece in single if piece.case_id not in scanned]
+
+
+def _is_lone_image(piece: Piece, folder: Folder) -> bool:
+    return piece.role == IMAGE and sum(map(is_dicom_name, folder.files)) == 1
 
 
 def _dicom_piece(folder: Folder, tree: Tree) -> Piece | None:
@@ -177,12 +188,12 @@ def _dicom_piece(folder: Folder, tree: Tree) -> Piece | None:
     if not match:
         return None
     case_id = match[1].upper()
+    scan = Piece(folder.path, IMAGE, case_id, "labelled", "TCIA DICOM", "dicom")
     if len(files) > 1:
-        return Piece(folder.path, IMAGE, case_id, "labelled", "TCIA DICOM", "dicom")
+        return scan
     identity = identity or tree.dicom_identity(folder)
     if identity is None or identity.modality == "CT":
-        # Damaged, or all that is left of a series: the reader says what is wrong with it.
-        return Piece(folder.path, IMAGE, case_id, "labelled", "TCIA DICOM", "dicom")
+        return scan
     if identity.modality == "RTSTRUCT":
         return Piece(files[0], "structures", case_id, "labelled", "TCIA DICOM")
     return None

@@ -30,10 +30,16 @@ from covidseg.registry.dataset import (
     Piece,
 )
 
-_ORGANS = re.compile(r"thoracic|task_?3|oar", re.IGNORECASE)
-_TARGET = re.compile(r"lung_?gtv|task_?4|gtv", re.IGNORECASE)
+
+# Words that stand alone in a folder's name, so that "board" holds no OAR and "phantom" no HaN.
+def _word(expression: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![a-z])(?:{expression})(?![a-z])", re.IGNORECASE)
+
+
+_ORGANS = _word(r"thoracic|task_?3|oar")
+_TARGET = _word(r"task_?4|gtv")
 # Tasks 1 and 2 of the challenge are of head and neck.
-_HEAD_AND_NECK = re.compile(r"HaN|naso|task_?[12]_", re.IGNORECASE)
+_HEAD_AND_NECK = _word(r"HaN|naso|task_?[12]")
 
 
 class StructSeg(Dataset):

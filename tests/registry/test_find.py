@@ -1,0 +1,392 @@
+import os
+
+import numpy as np
+import pytest
+
+from covidseg.core.errors import LayoutError
+from covidseg.registry.find import find_cases
+
+# Layout, its files, and the cases they are: (dataset, cohort, case ID) -> names of masks.
+LAYOUTS = {
+    "Zenodo": (
+        [
+            "COVID-19-CT-Seg_20cases/coronacases_001.nii.gz",
+            "COVID-19-CT-Seg_20cases/radiopaedia_10_85902_1.nii.gz",
+            "Lung_Mask/coronacases_001.nii.gz",
+            "Infection_Mask/coronacases_001.nii.gz",
+            "Lung_and_Infection_Mask/coronacases_001.nii.gz",
+        ],
+        {
+            ("covid-ct-seg", "labelled", "coronacases_001"): "infection lung lung_and_infection",
+            ("covid-ct-seg", "labelled", "radiopaedia_10_85902_1"): "",
+        },
+    ),
+    "Zenodo, archives with a folder inside": (
+        [
+            "a/COVID-19-CT-Seg_20cases/COVID-19-CT-Seg_20cases/coronacases_001.nii.gz",
+            "a/Lung_Mask/Lung_Mask/coronacases_001.nii.gz",
+        ],
+        {("covid-ct-seg", "labelled", "coronacases_001"): "lung"},
+    ),
+    "Zenodo, masks within the folder of scans": (
+        [
+            "COVID-19-CT-Seg_20cases/coronacases_001.nii.gz",
+            "COVID-19-CT-Seg_20cases/Lung_Mask/coronacases_001.nii.gz",
+        ],
+        {("covid-ct-seg", "labelled", "coronacases_001"): "lung"},
+    ),
+    "Kaggle": (
+        [
+            "archive/ct_scans/coronacases_org_001.nii",
+            "archive/ct_scans/radiopaedia_org_covid-19-pneumonia-14_85914_0-dcm.nii",
+            "archive/lung_mask/coronacases_001.nii",
+            "archive/infection_mask/radiopaedia_14_85914_0.nii",
+            "archive/lung_and_infection_mask/coronacases_001.nii",
+        ],
+        {
+            ("covid-ct-seg", "labelled", "coronacases_001"): "lung lung_and_infection",
+            ("covid-ct-seg", "labelled", "radiopaedia_14_85914_0"): "infection",
+        },
+    ),
+    "Kaggle, nested": (
+        [
+            "ct_scans/coronacases_org_001.nii/coronacases_org_001.nii",
+            "lung_mask/coronacases_001.nii/coronacases_001.nii",
+        ],
+        {("covid-ct-seg", "labelled", "coronacases_001"): "lung"},
+    ),
+    "MosMed": (
+        [
+            "COVID19_1110/studies/CT-0/study_0001.nii.gz",
+            "COVID19_1110/studies/CT-1/study_0255.nii.gz",
+            "COVID19_1110/masks/study_0255_mask.nii.gz",
+        ],
+        {
+            ("mosmed", "unlabelled", "study_0001"): "",
+            ("mosmed", "labelled", "study_0255"): "infection",
+        },
+    ),
+    "MosMed, flat": (
+        ["CT-1/study_0255.nii", "CT-4/study_1110.nii", "masks/study_0255_mask.nii"],
+        {
+            ("mosmed", "labelled", "study_0255"): "infection",
+            ("mosmed", "unlabelled", "study_1110"): "",
+        },
+    ),
+    "StructSeg": (
+        [
+            f"{task}/{number}/{name}.nii.gz"
+            for task in ("Task3_Thoracic_OAR", "Task4_Lung_GTV", "Task1_HaN_OAR", "Task2_Naso_GTV")
+            for number in (1, 50)
+            for name in ("data", "label")
+        ],
+        {
+            ("structseg", "organs", "train_1"): "organs",
+            ("structseg", "organs", "train_50"): "organs",
+            ("structseg", "target_volume", "train_1"): "target_volume",
+            ("structseg", "target_volume", "train_50"): "target_volume",
+        },
+    ),
+    "StructSeg, one more folder": (
+        [
+            "Task4_Lung_GTV/Lung_GTV/7/data.nii.gz",
+            "Task4_Lung_GTV/Lung_GTV/7/label.nii.gz",
+            "Thoracic_OAR/7/data.nii.gz/data.nii",
+            "Thoracic_OAR/7/label.nii.gz/label.nii",
+        ],
+        {
+            ("structseg", "target_volume", "train_7"): "target_volume",
+            ("structseg", "organs", "train_7"): "organs",
+        },
+    ),
+    "NSCLC, PleThora and TCIA": (
+        [
+            "NSCLC-Radiomics/LUNG1-001/study/0.000000-NA-82046/1-001.dcm",
+            "NSCLC-Radiomics/LUNG1-001/study/0.000000-NA-82046/1-002.dcm",
+            "m/Thoracic_Cavities/LUNG1-001/LUNG1-001_thor_cav_primary_reviewer.nii.gz",
+            "m/Effusions/LUNG1-001/LUNG1-001_effusion_first_reviewer.nii.gz",
+            "m/Effusions/LUNG1-001/LUNG1-001_effusion_second_reviewer.nii.gz",
+        ],
+        {
+            (
+                "nsclc",
+                "labelled",
+                "LUNG1-001",
+            ): "lung pleural_effusion pleural_effusion_second_reviewer"
+        },
+    ),
+    "NSCLC, converted": (
+        [
+            "images/LUNG1-001.nii.gz",
+            "lung_masks/LUNG1-001.nii.gz",
+            "side/LUNG1-002.nii.gz",
+            "side/LUNG1-002_lung.nii.gz",
+        ],
+        {("nsclc", "labelled", "LUNG1-001"): "lung", ("nsclc", "labelled", "LUNG1-002"): "lung"},
+    ),
+    "MSD": (
+        [
+            "Task06_Lung/imagesTr/lung_001.nii.gz",
+            "Task06_Lung/imagesTr/._lung_001.nii.gz",
+            "Task06_Lung/labelsTr/lung_001.nii.gz",
+            "Task06_Lung/labelsTr/._lung_001.nii.gz",
+            "Task06_Lung/lungsTr/lung_001.nii.gz",
+            "Task06_Lung/imagesTs/lung_002.nii.gz",
+        ],
+        {("msd", "labelled", "lung_001"): "lung tumour", ("msd", "unlabelled", "lung_002"): ""},
+    ),
+    "COVID-19-20": (
+        [
+            "COVID-19-20_v2/Train/volume-covid19-A-0047_1_ct.nii.gz",
+            "COVID-19-20_v2/Train/volume-covid19-A-0047_1_seg.nii.gz",
+            "COVID-19-20_v2/Validation/volume-covid19-A-0189_0_ct.nii.gz",
+            "COVID-19-20_TestSet/volume-covid19-A-0014.nii.gz",
+            "COVID-19-20_TestSet/volume-covid19-AR-0003_ct.nii.gz",
+            "COVID-19-20_TestSet/volume-covid19-AR-0003_seg.nii.gz",
+            "CT-Images-in-COVID-19/volume-covid19-A-0700.nii.gz",
+            "tcia/CT Images in COVID-19/volume-covid19-A-0701/study/series/1-1.dcm",
+            "tcia/CT Images in COVID-19/volume-covid19-A-0701/study/series/1-2.dcm",
+        ],
+        {
+            ("covid1920", "train", "volume-covid19-A-0047_1"): "infection",
+            ("covid1920", "validation", "volume-covid19-A-0189_0"): "",
+            ("covid1920", "test_seen", "volume-covid19-A-0014"): "",
+            ("covid1920", "test_unseen", "volume-covid19-AR-0003"): "infection",
+            ("covid1920", "unlabelled", "volume-covid19-A-0700"): "",
+            ("covid1920", "unlabelled", "volume-covid19-A-0701"): "",
+        },
+    ),
+    "COVID-SemiSeg": (
+        [
+            "Dataset/TrainingSet/LungInfection-Train/Doctor-label/Imgs/0.jpg",
+            "Dataset/TrainingSet/LungInfection-Train/Doctor-label/GT/0.png",
+            "Dataset/TrainingSet/LungInfection-Train/Pseudo-label/Imgs/Data-1_coronacases_org_001_1.jpg",
+            "Dataset/TrainingSet/LungInfection-Train/Pseudo-label/GT/Data-1_coronacases_org_001_1.png",
+            "Dataset/TrainingSet/MultiClassInfection-Train/Imgs/0.jpg",
+            "Dataset/TrainingSet/MultiClassInfection-Train/GT/0.png",
+            "Dataset/TestingSet/MultiClassInfection-Test/Imgs/3.jpg",
+            "Dataset/TestingSet/MultiClassInfection-Test/GT/3.png",
+        ],
+        {
+            ("semiseg", "train", "0"): "infection lesion_types",
+            ("semiseg", "unlabelled", "Data-1_coronacases_org_001_1"): "",
+            ("semiseg", "test", "3"): "lesion_types",
+        },
+    ),
+}
+
+
+def found_by_id(found):
+    return {
+        (case.dataset, case.cohort, case.case_id): " ".join(sorted(case.masks))
+        for case in found.cases
+    }
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_is_found_wherever_it_lies(layout, tmp_path, hand):
+    files, expected = LAYOUTS[layout]
+    hand.touch(tmp_path / "some" / "where", *files)
+    found = find_cases(tmp_path)
+    assert found_by_id(found) == expected
+    assert len(found.cases) == len(expected)
+    assert not found.duplicates
+    assert not found.masks_without_image
+    assert not found.masks_twice
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_root_may_be_the_layout_itself(layout, tmp_path, hand):
+    files, expected = LAYOUTS[layout]
+    hand.touch(tmp_path, *files)
+    assert found_by_id(find_cases(tmp_path)) == expected
+
+
+def test_all_layouts_below_one_root(tmp_path, hand):
+    expected = {}
+    for number, (files, cases) in enumerate(LAYOUTS.values()):
+        hand.touch(tmp_path / str(number + 100), *files)
+        expected.update(cases)
+    found = find_cases(tmp_path)
+    assert found_by_id(found).keys() == expected.keys()
+    # The head-and-neck tasks of StructSeg and predictions are no data of ours.
+    assert {entry.folder.parent.name for entry in found.ignored} == {
+        "Task1_HaN_OAR",
+        "Task2_Naso_GTV",
+        "Pseudo-label",
+    }
+
+
+def test_two_copies_are_both_returned_and_reported(tmp_path, hand):
+    hand.touch(tmp_path, *LAYOUTS["Zenodo"][0])
+    hand.touch(tmp_path / "kaggle", *LAYOUTS["Kaggle"][0])
+    found = find_cases(tmp_path)
+    assert [duplicate.case_id for duplicate in found.duplicates] == ["coronacases_001"]
+    zenodo, kaggle = sorted(found.duplicates[0].cases, key=lambda case: case.layout, reverse=True)
+    assert (zenodo.layout, kaggle.layout) == ("Zenodo", "Kaggle")
+    # Each keeps the masks of its own copy.
+    assert zenodo.masks["lung"].path == tmp_path / "Lung_Mask/coronacases_001.nii.gz"
+    assert kaggle.masks["lung"].path == tmp_path / "kaggle/archive/lung_mask/coronacases_001.nii"
+    with pytest.raises(LayoutError, match="coronacases_001 is there 2 times"):
+        found.require_unique()
+
+
+def test_sources_and_intensities_of_covid_ct_seg(tmp_path, hand):
+    hand.touch(tmp_path, *LAYOUTS["Zenodo"][0])
+    corona, radiopaedia = find_cases(tmp_path).cases
+    assert (corona.source, corona.intensity.scale) == ("coronacases", "hu")
+    assert radiopaedia.source == "radiopaedia"
+    assert radiopaedia.intensity.window_hu == (-1250, 250)
+    assert radiopaedia.patient_id == "radiopaedia_10_85902"
+
+
+def test_patients(tmp_path, hand):
+    hand.touch(tmp_path, *LAYOUTS["COVID-19-20"][0], *LAYOUTS["COVID-SemiSeg"][0])
+    patients = {case.case_id: case.patient_id for case in find_cases(tmp_path).cases}
+    assert patients["volume-covid19-A-0047_1"] == "volume-covid19-A-0047"
+    assert patients["Data-1_coronacases_org_001_1"] == "coronacases_001"
+
+
+def test_table_decides_the_source_of_test_scans(tmp_path, hand):
+    hand.touch(tmp_path, *LAYOUTS["COVID-19-20"][0])
+    table = tmp_path / "test_sources.csv"
+    table.write_text("case_id,source\nvolume-covid19-A-0014,unseen\n")
+    found = find_cases(tmp_path)
+    assert found.counts("covid1920")["test_unseen"] == 2
+    assert {case.source for case in found.of("covid1920", "test_unseen")} == {"unseen"}
+    table.write_text("case_id,source\nvolume-covid19-A-0014,B\n")
+    with pytest.raises(LayoutError, match=r"test_sources\.csv.*seen or unseen"):
+        find_cases(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folder", "layout"),
+    [
+        ("COVID-19-20_v2", "version 2"),
+        ("COVID-19-20/COVID-19-20_v2", "version 2"),
+        ("COVID-19-20_v1", "version 1"),
+        ("challenge", "version not stated"),
+    ],
+)
+def test_version_of_covid1920_is_by_the_folder(folder, layout, tmp_path, hand):
+    hand.touch(tmp_path, f"{folder}/Train/volume-covid19-A-0003_ct.nii.gz")
+    assert find_cases(tmp_path).cases[0].layout == layout
+
+
+def test_structseg_without_a_telling_name_is_told_by_its_labels(tmp_path, hand):
+    for folder, top in (("x", 1), ("y", 6)):
+        label = np.zeros((4, 4, 4), np.uint8)
+        label[0, 0, 0] = top
+        hand.put(tmp_path / folder / "1" / "label.nii.gz", label)
+        hand.touch(tmp_path, f"{folder}/1/data.nii.gz", f"{folder}/2/data.nii.gz")
+    hand.touch(tmp_path, "z/1/data.nii.gz", "z/1/label.nii.gz")
+    found = find_cases(tmp_path)
+    assert found.counts("structseg") == {"organs": 2, "target_volume": 2}
+    assert [entry.folder for entry in found.ignored] == [tmp_path / "z" / "1"]
+
+
+def test_series_laid_out_by_uid_are_told_by_their_tags(tmp_path, hand):
+    from covidseg.imaging.dicom import write_series
+    from covidseg.imaging.volume import Volume
+
+    for number, patient in enumerate(("LUNG1-005", "somebody else")):
+        write_series(
+            tmp_path / f"1.3.6.{number}",
+            Volume(hand.scan(), np.diag([-1.5, -1.5, 5.0, 1.0])),
+            patient_id=patient,
+            study_uid="1.2.3",
+            series_uid=f"1.2.3.{number}",
+            frame_of_reference_uid="1.2.3.9",
+        )
+    found = find_cases(tmp_path)
+    assert [(case.case_id, case.image.name) for case in found.cases] == [("LUNG1-005", "1.3.6.0")]
+    assert [entry.folder.name for entry in found.ignored] == ["1.3.6.1"]
+
+
+def test_masks_without_image_are_reported(tmp_path, hand):
+    hand.touch(tmp_path, "masks/study_0255_mask.nii.gz", "CT-1/study_0256.nii.gz")
+    found = find_cases(tmp_path)
+    assert [(key, piece.case_id) for key, piece in found.masks_without_image] == [
+        ("mosmed", "study_0255")
+    ]
+
+
+def test_second_mask_is_reported_not_merged(tmp_path, hand):
+    hand.touch(
+        tmp_path,
+        "CT-1/study_0255.nii.gz",
+        "masks/study_0255_mask.nii.gz",
+        "copy/masks/study_0255_mask.nii.gz",
+    )
+    found = find_cases(tmp_path)
+    assert len(found.masks_twice) == 1
+    assert found.masks_twice[0][2] == tmp_path / "masks/study_0255_mask.nii.gz" or (
+        found.masks_twice[0][2] == tmp_path / "copy/masks/study_0255_mask.nii.gz"
+    )
+
+
+def test_archives_that_were_not_extracted_are_mentioned(tmp_path, hand):
+    hand.touch(tmp_path, "Lung_Mask.zip", "Task3_Thoracic_OAR.zip", "holiday.zip")
+    found = find_cases(tmp_path)
+    assert [(key, path.name) for key, path in found.archives] == [
+        ("covid-ct-seg", "Lung_Mask.zip"),
+        ("structseg", "Task3_Thoracic_OAR.zip"),
+    ]
+    with pytest.raises(LayoutError, match=r"archives not extracted: Lung_Mask\.zip"):
+        found.require_any()
+
+
+def test_nothing_found_says_what_was_looked_for(tmp_path):
+    with pytest.raises(LayoutError, match=r"(?s)none of the datasets.*imagesTr/lung_001\.nii\.gz"):
+        find_cases(tmp_path).require_any()
+
+
+@pytest.mark.parametrize(("name", "finding"), [("absent", "does not exist"), ("file", "is a file")])
+def test_root_that_is_no_folder(name, finding, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(LayoutError, match=finding):
+        find_cases(tmp_path / name)
+
+
+def test_links_are_followed_but_never_in_circles(tmp_path, hand):
+    hand.touch(tmp_path / "disk", "CT-1/study_0255.nii.gz")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "link").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "circle").symlink_to(root)
+    assert len(find_cases(root).cases) == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
+def test_folder_without_permission_is_reported(tmp_path, hand):
+    hand.touch(tmp_path, "CT-1/study_0255.nii.gz", "CT-2/study_0940.nii.gz")
+    (tmp_path / "CT-2").chmod(0)
+    try:
+        found = find_cases(tmp_path)
+    finally:
+        (tmp_path / "CT-2").chmod(0o700)
+    assert [path.name for path, _ in found.unreadable] == ["CT-2"]
+    assert len(found.cases) == 1
+
+
+def test_folder_that_cannot_be_listed_is_reported(tmp_path, monkeypatch, hand):
+    hand.touch(tmp_path, "CT-1/study_0255.nii.gz", "CT-2/study_0940.nii.gz")
+    listed = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("CT-2"):
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = find_cases(tmp_path)
+    assert found.unreadable == [(tmp_path / "CT-2", "Permission denied")]
+    assert len(found.cases) == 1
+
+
+def test_only_what_is_asked_for(tmp_path, hand):
+    hand.touch(tmp_path, *LAYOUTS["MSD"][0], *LAYOUTS["MosMed"][0])
+    found = find_cases(tmp_path, ["msd"])
+    assert found.present() == ["msd"]
+    # What another dataset claims is not called unknown.
+    assert not found.ignored
