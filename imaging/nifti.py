@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import logging
 import os
 import zlib
 from collections.abc import Iterator
@@ -22,7 +23,6 @@ from typing import Any, BinaryIO
 import nibabel as nib
 import numpy as np
 from isal import igzip, isal_zlib
-from nibabel.imageglobals import LoggingOutputSuppressor
 from numpy.typing import DTypeLike, NDArray
 
 from covidseg.core.errors import CovidsegError, GeometryError, UnreadableFileError
@@ -36,6 +36,8 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_MAX_RATIO = 1032
 _BLOCK_BYTES = 1 << 20
 _FORM_TOLERANCE_MM = 0.01
+# nibabel reports each small fault that it mends; a pass over thousands of files need not.
+_QUIET = logging.Logger(__name__, level=logging.CRITICAL + 1)
 # isal's type hints call its exception class an instance.
 _ISAL_ERROR: type[Exception] = isal_zlib.IsalError  # type: ignore[assignment]
 
@@ -298,8 +300,10 @@ def _parse(start: bytes, path: Path) -> NiftiHeader:
     # On damaged bytes nibabel raises nearly anything, from its own HeaderDataError to
     # OverflowError; all of it means that the header is not usable.
     try:
-        with LoggingOutputSuppressor(), np.errstate(all="ignore"):
-            header = kind.from_fileobj(io.BytesIO(start), check=True)
+        with np.errstate(all="ignore"):
+            header = kind.from_fileobj(io.BytesIO(start), check=False)
+            # As nibabel does on loading: small faults are mended, great ones raise.
+            header.check_fix(logger=_QUIET, error_level=40)
             shape = tuple(int(n) for n in header.get_data_shape())
             stored = header.get_data_dtype()
             slope, intercept = header.get_slope_inter()
@@ -322,7 +326,7 @@ def _parse(start: bytes, path: Path) -> NiftiHeader:
     if min(shape) < 1:
         raise GeometryError(f"has shape {shape}", path=path, expected="at least one voxel an axis")
     try:
-        with LoggingOutputSuppressor(), np.errstate(all="ignore"):
+        with np.errstate(all="ignore"):
             affine = checked_affine(header.get_best_affine())
             conflict = _form_conflict(header, shape)
             orientation = orientation_of(affine)

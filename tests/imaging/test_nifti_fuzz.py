@@ -60,12 +60,13 @@ def mutated(whole, rng):
 
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
 @pytest.mark.filterwarnings("error")
-def test_mutated_headers(tmp_path, dtype):
+def test_mutated_headers(tmp_path, dtype, capfd):
     whole = whole_file(tmp_path / "whole.nii", dtype)
     rng = np.random.default_rng(1)
     read = refused = 0
+    read_nifti(tmp_path / "whole.nii")  # imports are not counted
     tracemalloc.start()
-    for number in range(2500):
+    for number in range(1200):
         broken = mutated(whole, rng)
         path = tmp_path / ("x.nii" if number % 2 else "x.nii.gz")
         path.write_bytes(broken if number % 2 else gzip.compress(broken, 1))
@@ -80,7 +81,8 @@ def test_mutated_headers(tmp_path, dtype):
             assert read_header(path).shape == volume.shape
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert min(read, refused) > 200
+    assert min(read, refused) > 150
+    assert capfd.readouterr() == ("", "")
     # A gzip file can expand 1,032 times; nothing near what headers promise is ever allocated.
     assert peak < 16 * 2**20
 
@@ -90,7 +92,7 @@ def test_mutated_compressed_bytes(tmp_path):
     rng = np.random.default_rng(2)
     path = tmp_path / "x.nii.gz"
     read = refused = 0
-    for _ in range(1500):
+    for _ in range(1000):
         broken = bytearray(whole)
         for place in rng.integers(0, len(whole), rng.integers(1, 4)):
             broken[place] = rng.integers(256)
@@ -103,7 +105,7 @@ def test_mutated_compressed_bytes(tmp_path):
         except CovidsegError:
             refused += 1
     # The checksum catches nearly all; what is left changed nothing or only the gzip header.
-    assert refused > 50 * max(read, 1) or read < 100
+    assert refused > 0.9 * (read + refused)
 
 
 def test_promises_end_before_memory_does(tmp_path):

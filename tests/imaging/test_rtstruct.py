@@ -110,7 +110,9 @@ def drawn(tmp_path):
 @settings(max_examples=30, deadline=None)
 @given(
     hnp.arrays(
-        np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6), elements=st.integers(0, 2)
+        np.uint8,
+        hnp.array_shapes(min_dims=3, max_dims=3, min_side=2, max_side=6),
+        elements=st.integers(0, 2),
     ),
     st.floats(-30, 30),
     st.sampled_from(["LPS", "RAS", "LAI"]),
