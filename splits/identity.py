@@ -54,11 +54,18 @@ def identities(record: CaseRecord) -> list[Identity]:
     """Everything by which ``record`` may turn out to be the same as another record."""
     scan = scan_of(record.key)
     patient = patient_of(record.key)
-    found = [Identity("scan", str(scan)), Identity("patient", f"{scan.dataset}/{patient}")]
+    # COVID-SemiSeg's labelled slices are mere numbers, which its test part may use again.
+    among = scan.dataset
+    if among == "semiseg" and record.cohort in ("train", "test"):
+        among += f"/{record.cohort}"
+    found = [
+        Identity("scan", f"{among}/{scan.case_id}"),
+        Identity("patient", f"{among}/{patient}"),
+    ]
     if record.patient_id and record.patient_id != patient:
-        found.append(Identity("patient", f"{scan.dataset}/{record.patient_id}"))
+        found.append(Identity("patient", f"{among}/{record.patient_id}"))
     found += [
-        Identity("patient", f"{group['dataset']}/{'='.join(group['cases'])}", "suspected")
+        Identity("patient", f"{among}/{'='.join(group['cases'])}", "suspected")
         for group in _groups()
         if group["certainty"] == "suspected" and _named(scan, group)
     ]

@@ -228,16 +228,12 @@ def _pool(
     evaluated["test of the challenge"] = as_records(
         canonical.published("covid1920", "covid1920"), whole, found
     )["validation"]
-    refused = audit({"unlabelled": records["unlabelled"], **evaluated})
+    pool = {"unlabelled": records["unlabelled"]}
+    refused = [leak for leak in audit(pool | evaluated) if leak.first.part == "unlabelled"]
     # A labelled training scan again is no leak, but there is nothing to learn from it twice.
-    again = audit({"unlabelled": records["unlabelled"], "scans to train": records["train"]})
+    again = audit(pool | {"scans to train": records["train"]})
     refused += [leak for leak in again if leak.kind != "patient"]
-    gone = {
-        place.case
-        for leak in refused
-        for place in (leak.first, leak.second)
-        if place.part == "unlabelled"
-    }
+    gone = {leak.first.case for leak in refused}
     return tuple(case for case in parts["unlabelled"] if case not in gone), refused
 
 

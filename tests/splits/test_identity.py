@@ -56,3 +56,10 @@ def test_suspected_patients_share_a_suspected_identity():
 
     assert suspected("radiopaedia_29_86490_1") == suspected("radiopaedia_29_86491_1") != set()
     assert not suspected("coronacases_001")
+
+
+def test_slices_of_covid_semiseg_are_numbered_anew_in_each_part():
+    def slice_of(cohort):
+        return set(identities(CaseRecord("semiseg", "7", cohort=cohort)))
+
+    assert not slice_of("train") & slice_of("test")
