@@ -13,6 +13,9 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+# Starting processes takes seconds where torch is imported; so few cases are done sooner here.
+FEW = 4
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -35,13 +38,15 @@ def map_cases(
     An exception raised by ``function`` is yielded in the result's place, so that one bad case never
     hides the others. At most ``2 * workers`` items are in flight, which bounds memory. ``function``
     must be importable (no lambda) when ``workers`` is above 1; with ``workers`` of 1 everything
-    runs in this process.
+    runs in this process, as it does for up to `FEW` items.
 
     A worker that dies (killed for memory, say) breaks the pool for all that was in flight: those
     items are tried again one at a time in fresh processes, and the one that kills its worker again
     is yielded with the exception.
     """
     workers = max(1, min(workers or default_workers(), len(items) or 1))
+    if len(items) <= FEW:
+        workers = 1
     with tqdm(
         total=len(items),
         desc=description,
