@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ class Patches:
     by_source
         Choose a source first, all alike, then one of its cases, so that a large source does not
         drown a small one; otherwise all cases are alike.
+    provenance
+        What the run's manifest says of the data.
 
     A patch that holds a chosen voxel has it at a random place, not always at its centre, unless
     that would reach beyond the scan's edge.
@@ -47,6 +49,7 @@ class Patches:
         pad_value: float,
         seed: int,
         by_source: bool = False,
+        provenance: Mapping[str, Any] | None = None,
     ) -> None:
         if not cases:
             raise ConfigError("there is no case to train on", remedy="check the split and the data")
@@ -62,6 +65,8 @@ class Patches:
         for number, case in enumerate(self.cases):
             groups.setdefault(case.source if by_source else "", []).append(number)
         self.groups = list(groups.values())
+        # Read by the loop for the run's manifest.
+        self.provenance = dict(provenance or {})
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         rng = np.random.Generator(np.random.Philox(key=derived_seed(self.seed, index)))
@@ -83,11 +88,6 @@ class Patches:
             if "label" in sample:
                 sample["label"] = sample["label"][0]
         return sample
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """Cases and the hashes of their content, for the run's manifest."""
-        return {"cases": {case.case_id: case.content for case in self.cases}}
 
     def _start(self, case: CachedCase, rng: np.random.Generator, foreground: bool) -> list[int]:
         """First voxel of the patch along each axis; negative where the patch outgrows the scan."""

@@ -1,0 +1,1 @@
+"""Entry points for `accelerate launch`: each reads as its method's recipe."""

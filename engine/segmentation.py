@@ -1,0 +1,326 @@
+"""Recipes of segmentation, and planning what a recipe leaves open."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from covidseg.core.errors import ConfigError
+from covidseg.engine.augmentation import Augmentation, AugmentationConfig
+from covidseg.engine.cache import CachedCase, TrainingCase, prepare
+from covidseg.engine.config import FREE, Recipe
+from covidseg.engine.fingerprint import fingerprint
+from covidseg.engine.patches import Patches
+from covidseg.engine.seeds import derived_seed, seed_everything
+from covidseg.engine.stream import Batch, Stream
+from covidseg.inference.preprocessing import Preprocessing
+from covidseg.networks.build import build_network
+from covidseg.networks.planning import plan
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which cases are learnt from.
+
+    Parameters
+    ----------
+    configuration
+        Configuration of the dataset repository, without its fold: `task1-infection`.
+    fold
+        Fold of it; null where it has none.
+    variant
+        `official` (the published split) or `patient-clean`.
+    part
+        The part that is trained on.
+    hub
+        Folder of the dataset repository.
+    cache
+        Folder of the training cache.
+    labels
+        Names of the network's classes 1, 2, ...; taken from the data where empty.
+    """
+
+    configuration: str = "task1-infection"
+    fold: int | None = None
+    variant: Literal["official", "patient-clean"] = "official"
+    part: str = "train"
+    hub: str = field(default="data/hub", metadata=FREE)
+    cache: str = field(default="data/cache", metadata=FREE)
+    labels: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The configuration's whole name: `task1-infection-fold0-clean`."""
+        fold = "" if self.fold is None else f"-fold{self.fold}"
+        return self.configuration + fold + ("-clean" if self.variant == "patient-clean" else "")
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """Intensity scale and grid of the network's input. What is null is measured on the cases.
+
+    Parameters
+    ----------
+    intensity
+        `ct`: nnU-Net's, clipped to the 0.5 and 99.5 percentiles of the foreground, then zero mean
+        and unit variance; `window`: the benchmark's window onto zero mean and unit variance of an
+        even spread; `picture`: 8-bit grey values likewise.
+    window_hu
+        Of `window`.
+    spacing_mm
+        (z, y, x); null takes nnU-Net's choice, in 2D too.
+    plane_size
+        (y, x) that slice pictures are stretched to.
+    low, high, mean, std
+        See `covidseg.inference.preprocessing.Preprocessing`.
+    """
+
+    intensity: Literal["ct", "window", "picture"] = "ct"
+    window_hu: tuple[float, float] = (-1250.0, 250.0)
+    spacing_mm: tuple[float, float, float] | None = None
+    plane_size: tuple[int, int] | None = None
+    low: float | None = None
+    high: float | None = None
+    mean: float | None = None
+    std: float | None = None
+
+    def preprocessing(self) -> Preprocessing:
+        """Settings of the preprocessing; `ConfigError` while something is still null."""
+        if self.low is None or self.high is None or self.mean is None or self.std is None:
+            raise ConfigError("the intensities are not measured yet")
+        return Preprocessing(
+            self.low, self.high, self.mean, self.std, self.spacing_mm, self.plane_size
+        )
+
+
+@dataclass(frozen=True)
+class PatchConfig:
+    """What the network sees at once. What is null is planned by nnU-Net's rules.
+
+    Parameters
+    ----------
+    size
+        Voxels (z, y, x), or (y, x) in 2D.
+    batch_size
+        Patches a step, over all processes.
+    foreground_share
+        Share of the patches that are sure to hold foreground.
+    by_source
+        Draw sources evenly instead of cases.
+    """
+
+    size: tuple[int, ...] | None = None
+    batch_size: int | None = None
+    foreground_share: float = 0.5
+    by_source: bool = False
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """How predictions are made.
+
+    Parameters
+    ----------
+    overlap
+        Share of a window that neighbours have in common, at least.
+    mirror
+        Average over mirrored inputs, along the axes that training mirrors.
+    batch_size
+        Windows at once; null for as many as patches a step.
+    """
+
+    overlap: float = 0.5
+    mirror: bool = field(default=True, metadata=FREE)
+    batch_size: int | None = field(default=None, metadata=FREE)
+
+
+@dataclass(frozen=True)
+class SegmentationRecipe(Recipe):
+    """A recipe that learns to segment from a part of a dataset repository."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    grid: GridConfig = field(default_factory=GridConfig)
+    patch: PatchConfig = field(default_factory=PatchConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    window: WindowConfig = field(default_factory=WindowConfig)
+
+
+def planned(
+    recipe: SegmentationRecipe,
+    cases: Sequence[TrainingCase],
+    targets: dict[int, str],
+    *,
+    progress: bool = True,
+) -> SegmentationRecipe:
+    """The recipe with everything it leaves open measured on the training cases or planned.
+
+    Raises
+    ------
+    ConfigError
+        The recipe contradicts itself or the data.
+    LabelError
+        No training case has foreground.
+    """
+    if sorted(targets) != list(range(1, len(targets) + 1)):
+        raise ConfigError(f"the targets' values are {sorted(targets)}", expected="1, 2, ...")
+    labels = tuple(targets[value] for value in sorted(targets))
+    if recipe.data.labels and recipe.data.labels != labels:
+        raise ConfigError(
+            f"data.labels is {', '.join(recipe.data.labels)}", expected=", ".join(labels)
+        )
+    measured = fingerprint(cases, Path(recipe.data.cache), progress=progress)
+    grid = _planned_grid(recipe.grid, measured.spacing_mm, measured)
+    network = dataclasses.replace(recipe.network, classes=len(labels) + 1)
+    dimensions = network.dimensions
+    spacing = grid.spacing_mm or measured.spacing_mm
+    shape = tuple(
+        round(size * old / new)
+        for size, old, new in zip(measured.shape, measured.spacing_mm, spacing, strict=True)
+    )
+    if grid.plane_size is not None:
+        spacing, shape = (1.0, 1.0, 1.0), (1, *grid.plane_size)
+    plan_ = plan(
+        spacing[3 - dimensions :],
+        shape[3 - dimensions :],
+        cases=len(cases),
+        family="residual" if network.family == "residual" else "plain",
+        classes=network.classes,
+    )
+    size = recipe.patch.size or plan_.patch_size
+    if len(size) != dimensions:
+        raise ConfigError(f"patch.size is {size}", expected=f"{dimensions} numbers")
+    if recipe.patch.size is not None and network.family != "smp" and network.strides is None:
+        # The recipe's patch, not the planned one, decides how deep the network can be.
+        from covidseg.networks.planning import topology
+
+        tailored = topology(spacing[3 - dimensions :], size)
+        if tailored.patch_size != tuple(size):
+            raise ConfigError(
+                f"patch.size {tuple(size)} cannot be halved as often as the network wants",
+                expected=f"{tailored.patch_size}",
+            )
+        features = network.features or tuple(
+            min(32 * 2**stage, 320 if dimensions == 3 else 512)
+            for stage in range(len(tailored.strides))
+        )
+        if len(features) < len(tailored.strides):
+            tailored = dataclasses.replace(
+                tailored,
+                strides=tailored.strides[: len(features)],
+                kernel_sizes=tailored.kernel_sizes[: len(features)],
+            )
+        network = dataclasses.replace(
+            network,
+            strides=tailored.strides,
+            kernel_sizes=network.kernel_sizes or tailored.kernel_sizes,
+            features=features[: len(tailored.strides)],
+            encoder_blocks=network.encoder_blocks or (2,) * len(tailored.strides),
+            decoder_blocks=network.decoder_blocks or (2,) * (len(tailored.strides) - 1),
+        )
+    network = network.with_plan(plan_)
+    augmentation = recipe.augmentation
+    if dimensions == 3 and max(size) > 3 * size[0]:
+        augmentation = dataclasses.replace(augmentation, in_plane_only=True)
+    patch = dataclasses.replace(
+        recipe.patch, size=tuple(size), batch_size=recipe.patch.batch_size or plan_.batch_size
+    )
+    data = dataclasses.replace(recipe.data, labels=labels)
+    return dataclasses.replace(
+        recipe, data=data, grid=grid, network=network, augmentation=augmentation, patch=patch
+    )
+
+
+def _planned_grid(grid: GridConfig, spacing, measured) -> GridConfig:
+    if grid.intensity == "ct":
+        numbers = measured.low, measured.high, measured.mean, measured.std
+    else:
+        low, high = grid.window_hu if grid.intensity == "window" else (0.0, 255.0)
+        numbers = low, high, (low + high) / 2, (high - low) / math.sqrt(12)
+    given = (grid.low, grid.high, grid.mean, grid.std)
+    low, high, mean, std = (
+        own if own is not None else float(number)
+        for own, number in zip(given, numbers, strict=True)
+    )
+    if grid.plane_size is None and grid.spacing_mm is None:
+        grid = dataclasses.replace(grid, spacing_mm=tuple(float(step) for step in spacing))
+    return dataclasses.replace(grid, low=low, high=high, mean=mean, std=std)
+
+
+def cached_cases(
+    recipe: SegmentationRecipe, cases: Sequence[TrainingCase], *, progress: bool = True
+) -> list[CachedCase]:
+    """The cases in the training cache, preprocessed as a planned recipe says."""
+    return prepare(cases, recipe.grid.preprocessing(), Path(recipe.data.cache), progress=progress)
+
+
+def new_network(recipe: SegmentationRecipe, place: int = 0) -> nn.Module:
+    """A network with first weights that are a function of the recipe's seed and ``place``."""
+    seed_everything(derived_seed(recipe.seed, place))
+    network = build_network(recipe.network)
+    if recipe.network.dimensions == 2:
+        # Convolutions over (y, x) are two to three times faster on CPUs so, and no slower on GPUs.
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
+@dataclass(frozen=True)
+class AugmentBatch:
+    """`Augmentation` as the stream calls it."""
+
+    augmentation: Augmentation
+
+    def __call__(self, batch: Batch) -> Batch:
+        image, label = self.augmentation(
+            batch["image"], batch["label"], [int(seed) for seed in batch["seed"].tolist()]
+        )
+        return {**batch, "image": image, "label": label}
+
+
+def training_stream(
+    recipe: SegmentationRecipe, cases: Sequence[CachedCase], provenance: Mapping[str, Any]
+) -> Stream:
+    """Random augmented patches of labelled cases, as a planned recipe says.
+
+    ``provenance`` is what the run's manifest says of the data.
+    """
+    assert recipe.patch.size is not None
+    assert recipe.patch.batch_size is not None
+    augmentation = Augmentation(recipe.augmentation, recipe.patch.size)
+    patches = Patches(
+        cases,
+        augmentation.input_size,
+        foreground_share=recipe.patch.foreground_share,
+        pad_value=recipe.grid.preprocessing().air,
+        seed=recipe.seed,
+        by_source=recipe.patch.by_source,
+        provenance=provenance,
+    )
+    return Stream(patches, recipe.patch.batch_size, AugmentBatch(augmentation))
+
+
+class FixedPatches:
+    """A few patches of the training side, always the same, to watch a run by."""
+
+    def __init__(self, recipe: SegmentationRecipe, cases: Sequence[CachedCase], count: int = 8):
+        assert recipe.patch.size is not None
+        patches = Patches(
+            cases,
+            recipe.patch.size,
+            foreground_share=1,
+            pad_value=recipe.grid.preprocessing().air,
+            seed=derived_seed(recipe.seed, 1),
+        )
+        self.samples = [patches[number] for number in range(count)]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int):
+        return self.samples[index]

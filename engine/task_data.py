@@ -1,0 +1,141 @@
+"""A part of a split as training cases, read from a dataset repository through `datasets`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from covidseg.core.errors import ConfigError, LayoutError
+from covidseg.engine.cache import TrainingCase
+from covidseg.registry.cases import Intensity
+
+
+@dataclass(frozen=True)
+class Row:
+    """A case of a part: what training and scoring want to know of it."""
+
+    case: TrainingCase
+    dataset: str
+    patient_id: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a configuration.
+
+    ``targets`` are the values of a prediction and their names; ``sha256`` is of the cases and their
+    content, in order.
+    """
+
+    configuration: str
+    name: str
+    rows: list[Row]
+    targets: dict[int, str]
+    phantom: bool
+
+    @property
+    def cases(self) -> list[TrainingCase]:
+        """The cases alone."""
+        return [row.case for row in self.rows]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the cases and their content, in order, for a run's manifest."""
+        listed = [[row.dataset, row.case.case_id, row.content] for row in self.rows]
+        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a run's manifest says of the data."""
+        return {
+            "configuration": self.configuration,
+            "part": self.name,
+            "sha256": self.sha256,
+            "phantom": self.phantom,
+            "cases": {row.case.case_id: row.content for row in self.rows},
+        }
+
+
+def part_names(hub: str | Path, configuration: str) -> list[str]:
+    """The parts that a configuration has."""
+    from datasets import get_dataset_split_names
+
+    _require(hub, configuration)
+    return list(get_dataset_split_names(str(Path(hub)), configuration))
+
+
+def read_part(hub: str | Path, configuration: str, part: str) -> Part:
+    """The cases of one part of a configuration, as files; no volume is read.
+
+    Raises
+    ------
+    LayoutError
+        ``hub`` is no dataset repository.
+    ConfigError
+        It has no such configuration or part.
+    """
+    from datasets import Nifti, disable_progress_bars, load_dataset
+
+    names = part_names(hub, configuration)
+    if part not in names:
+        raise ConfigError(
+            f"{configuration} has no part {part!r}", path=hub, expected="one of " + ", ".join(names)
+        )
+    disable_progress_bars()
+    rows = load_dataset(str(Path(hub)), configuration, split=part)
+    for column in ("image", "label"):
+        if column in rows.column_names:
+            rows = rows.cast_column(column, Nifti(decode=False))
+    found = [_row(row) for row in rows]
+    targets: dict[int, str] = {}
+    if found and "target_names" in rows.column_names:
+        targets = {entry["value"]: entry["name"] for entry in rows[0]["target_names"]}
+    phantom = any(rows["phantom"]) if len(rows) else False
+    return Part(configuration, part, found, targets, phantom)
+
+
+def _row(row: dict[str, Any]) -> Row:
+    window = row["intensity"]["window_hu"]
+    intensity = Intensity(row["intensity"]["scale"], tuple(window) if window else None)
+    label = row.get("label")
+    content = f"{row['image_content_hash']}-{row.get('label_content_hash')}"
+    # The hashes are of voxels; shape, place and scale of them are not in there.
+    known = json.dumps([content, row["affine"], row["shape"], row["intensity"]])
+    case = TrainingCase(
+        case_id=row["case_id"],
+        image=Path(row["image"]["path"]),
+        label=Path(label["path"]) if label else None,
+        intensity=intensity,
+        values={entry["value"]: entry["target"] for entry in row.get("label_to_target") or ()},
+        source=row["dataset"],
+        content=hashlib.sha256(known.encode()).hexdigest(),
+    )
+    return Row(case, row["dataset"], row["patient_id"], content)
+
+
+def _require(hub: str | Path, configuration: str) -> None:
+    from datasets import get_dataset_config_names
+
+    hub = Path(hub)
+    if not (hub / "README.md").is_file():
+        raise LayoutError(
+            "is no dataset repository",
+            path=hub,
+            remedy="build one: covidseg build RAW_FOLDER --out " + str(hub),
+        )
+    names = get_dataset_config_names(str(hub))
+    if configuration not in names:
+        import difflib
+
+        near = difflib.get_close_matches(configuration, names, n=3)
+        raise ConfigError(
+            f"the repository has no configuration {configuration!r}",
+            path=hub,
+            expected="for instance " + ", ".join(near or names[:3]),
+            remedy="a configuration is missing where its dataset was not found or is incomplete: "
+            "covidseg build says which and why",
+        )

@@ -1,0 +1,52 @@
+"""The options that every trainer has besides its recipe's own."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from covidseg.core.errors import CovidsegError
+from covidseg.engine.recipes import load_recipe
+from covidseg.engine.segmentation import SegmentationRecipe
+
+SomeRecipe = TypeVar("SomeRecipe", bound=SegmentationRecipe)
+
+
+def parse(
+    description: str, arguments: Sequence[str] | None, schema: type[SomeRecipe]
+) -> tuple[SomeRecipe, Path, bool]:
+    """Recipe with its profile and overrides, run folder, and whether to resume."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Every value of the recipe can be given too: --train.epochs 5 --optim.lr=0.001; "
+        "docs/recipes.md lists them.",
+    )
+    parser.add_argument(
+        "--recipe", required=True, help="a YAML file, or the name of one in recipes/"
+    )
+    parser.add_argument("--profile", help="a profile of the recipe: demo, full, ...")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="RUN", help="folder of the run, made here"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the run's last checkpoint, if it has one"
+    )
+    options, overrides = parser.parse_known_args(arguments)
+    recipe = load_recipe(options.recipe, options.profile, overrides, schema)
+    return recipe, options.out, options.resume
+
+
+def run_main(main) -> None:
+    """Call a trainer's ``main`` as a script: a user's mistake ends in one line, not a traceback."""
+    try:
+        main()
+    except CovidsegError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
