@@ -8,6 +8,7 @@ Figures of phantoms say so across the top.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +62,7 @@ def box_plot(values: pd.DataFrame, metric: str, *, phantom: bool) -> Figure:
         for position, algorithm in enumerate(algorithms):
             of_method = panel[panel["algorithm"] == algorithm]
             drawn = of_method[np.isfinite(of_method["value"])]
-            names.append(_name_with_absent(algorithm, of_method))
+            names.append(_name_with_absent(_wrapped(algorithm), of_method))
             if drawn.empty:
                 continue
             _box(axis, position, drawn["value"].to_numpy(), position)
@@ -202,7 +203,7 @@ def paired_lines(values: pd.DataFrame, metric: str, *, phantom: bool) -> Figure:
             range(len(algorithms)), whole.mean(), color="black", linewidth=2.5, marker="D", zorder=4
         )
         absent = len(wide) - len(whole)
-        axis.set_xticks(range(len(algorithms)), algorithms)
+        axis.set_xticks(range(len(algorithms)), [_wrapped(name) for name in algorithms])
         axis.set_xlim(-0.4, len(algorithms) - 0.6)
         _score_axis(axis, metric, panel, "y")
         axis.set_ylabel(_score_label(metric, panel) if number == 0 or metric == "nsd" else "")
@@ -277,7 +278,8 @@ def _figure(width: float, height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    # Narrower than this, the notice above would not fit.
+    figure = Figure(figsize=(max(4.2, width), height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -342,11 +344,17 @@ def _name_with_absent(algorithm: str, rows: pd.DataFrame, separator: str = "\n")
     return algorithm + (f"{separator}({', '.join(absent)})" if absent else "")
 
 
+def _wrapped(name: str) -> str:
+    """A method's name in lines that fit beneath a box."""
+    return "\n".join(textwrap.wrap(name, 14, break_long_words=False)) or name
+
+
 def _finish(figure: Figure, values: pd.DataFrame, phantom: bool) -> None:
     title = str(values["task"].iloc[0])
     if phantom:
-        figure.suptitle(f"{PHANTOM_NOTICE}: {title}", color="#b00000", fontweight="bold")
+        notice = f"{PHANTOM_NOTICE}\n{title}"
+        figure.suptitle(notice, color="#b00000", fontweight="bold", fontsize="medium")
     else:
-        figure.suptitle(title)
+        figure.suptitle(title, fontsize="medium")
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)

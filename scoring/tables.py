@@ -38,7 +38,8 @@ class Table:
     """A table as it is printed, with the numbers behind it.
 
     ``header`` has one tuple a column, from the widest grouping down to the column's own name, all
-    of one length. ``numbers`` is what `csv` writes.
+    of one length; the first ``text_columns`` are aligned to the left, the others to the right.
+    ``numbers`` is what `csv` writes.
     """
 
     title: str
@@ -47,6 +48,7 @@ class Table:
     notes: tuple[str, ...]
     numbers: pd.DataFrame
     phantom: bool
+    text_columns: int
 
     @property
     def caption(self) -> str:
@@ -62,7 +64,8 @@ class Table:
     def markdown(self) -> str:
         """GitHub's Markdown. It has no spanning headers, so a column's levels are joined."""
         names = [_markdown(" ".join(level for level in column if level)) for column in self.header]
-        align = [":--" if not any(column[:-1]) else "--:" for column in self.header]
+        numeric = len(self.header) - self.text_columns
+        align = [":--"] * self.text_columns + ["--:"] * numeric
         lines = [names, align, *([_markdown(cell) for cell in row.cells] for row in self.rows)]
         table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         notes = "\n".join(f"- {note}" for note in self.notes)
@@ -75,7 +78,7 @@ class Table:
 
     def latex(self) -> str:
         """A floating table; needs the package booktabs, and UTF-8 input."""
-        spec = "".join("l" if not any(column[:-1]) else "r" for column in self.header)
+        spec = "l" * self.text_columns + "r" * (len(self.header) - self.text_columns)
         lines = [
             "\\begin{table}",
             "\\centering\\small",
@@ -161,8 +164,8 @@ def count(n: int, n_missing: int, n_undefined: int, *, missing: str = "remove") 
 
 
 def _markdown(text: str) -> str:
-    # An underscore between letters (study_0255) is itself in GitHub's Markdown.
-    escaped = re.sub(r"([\\|*<>`]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+    # An underscore between letters (study_0255) and <0.001 are themselves in GitHub's Markdown.
+    escaped = re.sub(r"([\\|*`]|<(?=[A-Za-z/!?])|(?<!\w)_|_(?!\w))", r"\\\1", text)
     return escaped.replace("\n", " ")
 
 

@@ -70,4 +70,5 @@ def _table(task: str, values: pd.DataFrame, metrics: list[str], phantom: bool) -
         notes=(f"Fractions, worst mean DSC first. NSD at: {tolerances}.",),
         numbers=values,
         phantom=phantom,
+        text_columns=6,
     )

@@ -70,6 +70,7 @@ def _table(task: str, frame: pd.DataFrame, bootstrap: Bootstrap, phantom: bool) 
         notes=notes,
         numbers=frame,
         phantom=phantom,
+        text_columns=5,
     )
 
 

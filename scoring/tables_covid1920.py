@@ -122,6 +122,7 @@ def _table(label, metric, own, published, policy, missing, bootstrap, phantom) -
         notes=tuple(notes),
         numbers=_numbers(own, published, policy, missing, bootstrap),
         phantom=phantom,
+        text_columns=1,
     )
 
 
