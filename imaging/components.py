@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from covidseg.core.errors import ConfigError
 
+_PIECE = 1 << 20
+
 Connectivity = Literal[4, 6, 8, 18, 26]
 
 
@@ -44,14 +46,14 @@ def remove_small(
 
     In 2D, with a spacing of two numbers, the limit is an area in mm².
     """
-    labels, _ = label_components(mask, connectivity)
-    return _only(mask, labels, _sizes(labels) * np.prod(spacing_mm) >= min_volume_mm3)
+    labels, count = label_components(mask, connectivity)
+    return _only(mask, labels, _sizes(labels, count) * np.prod(spacing_mm) >= min_volume_mm3)
 
 
 def largest(mask: NDArray[Any], count: int = 1, connectivity: Connectivity = 26) -> NDArray[Any]:
     """A copy of ``mask`` with only its ``count`` largest components; the first found wins a tie."""
     labels, found = label_components(mask, connectivity)
-    sizes = _sizes(labels)[1:]
+    sizes = _sizes(labels, found)[1:]
     keep = np.zeros(found + 1, dtype=bool)
     keep[np.argsort(-sizes, kind="stable")[:count] + 1] = True
     return _only(mask, labels, keep)
@@ -73,13 +75,24 @@ def bounding_box(mask: NDArray[Any], margin: int = 0) -> tuple[slice, ...] | Non
     return tuple(box)
 
 
-def _sizes(labels: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Voxels of each label from 0 (numpy's bincount would hold an eight-byte copy of them all)."""
-    counts = cc3d.statistics(labels.view(np.uint32), no_slice_conversion=True)["voxel_counts"]
-    return np.asarray(counts, dtype=np.int64)
+def _sizes(labels: NDArray[np.int32], count: int) -> NDArray[np.int64]:
+    """Voxels of each label from 0 to ``count``."""
+    flat = labels.ravel(order="K")
+    sizes = np.zeros(count + 1, dtype=np.int64)
+    # In pieces, because bincount makes an eight-byte copy of what it is given.
+    for start in range(0, flat.size, _PIECE):
+        sizes += np.bincount(flat[start : start + _PIECE], minlength=count + 1)
+    return sizes
 
 
 def _only(mask: NDArray[Any], labels: NDArray[np.int32], keep: NDArray[np.bool_]) -> NDArray[Any]:
     keep = keep.copy()
     keep[0] = False
-    return np.where(keep.take(labels, mode="clip"), mask, np.zeros((), dtype=mask.dtype))
+    order: Literal["C", "F"] = "C" if labels.flags.c_contiguous else "F"
+    result = np.array(mask, order=order)
+    values, index = result.reshape(-1, order=order), labels.reshape(-1, order=order)
+    # In pieces and in memory order: an index of all voxels at once takes eight bytes each.
+    for start in range(0, index.size, _PIECE):
+        piece = slice(start, start + _PIECE)
+        values[piece][~keep[index[piece]]] = 0
+    return result
