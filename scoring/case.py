@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from covidseg.core.errors import GeometryError, LabelError, ScoringError
+from covidseg.core.errors import LabelError, ScoringError
 from covidseg.scoring.metrics import (
     as_slabs,
+    check_dimensions,
     check_shapes,
     check_spacing,
     check_tolerance,
@@ -251,24 +252,17 @@ def tolerances_by_label(
             f"tolerances are given for {sorted(given)}",
             expected=f"a tolerance for each label of {sorted(names)}",
         )
-    return {
-        name: tuple(
-            sorted({check_tolerance(tolerance) for tolerance in np.atleast_1d(given[name])})
-        )
-        for name in names
-    }
+    return {name: _ascending(given[name]) for name in names}
+
+
+def _ascending(tolerances_mm: float | Sequence[float]) -> tuple[float, ...]:
+    several = [tolerances_mm] if np.isscalar(tolerances_mm) else tolerances_mm
+    return tuple(sorted({check_tolerance(tolerance) for tolerance in several}))
 
 
 def _label_map(array: np.ndarray, name: str) -> np.ndarray:
     array = np.asarray(array)
-    if array.ndim not in (2, 3):
-        raise GeometryError(
-            f"the {name} has {array.ndim} dimensions, shape {array.shape}",
-            expected="a label map of 2 or 3 dimensions",
-            remedy="give one time point; for one channel a class, take the argmax over the channels"
-            if array.ndim == 4
-            else None,
-        )
+    check_dimensions(array, name)
     return whole_numbers(array, name)
 
 

@@ -111,6 +111,7 @@ def normalized_surface_dice(
     Source: S. Nikolov et al., J Med Internet Res 23(7):e26151, 2021.
     """
     ours, theirs = _masks(prediction, reference)
+    check_dimensions(ours, "prediction")
     steps = check_spacing(spacing_mm, ours.ndim)
     overlap = compare_masks(ours, theirs, steps, (check_tolerance(tolerance_mm),))
     return surface_dice_of_overlap(overlap)[0]
@@ -174,6 +175,18 @@ def check_tolerance(tolerance_mm: Any) -> float:
             expected="a finite number in mm, 0 or more (the benchmark: 1 for lungs, 3 for lesions)",
         )
     return tolerance
+
+
+def check_dimensions(array: np.ndarray, name: str) -> None:
+    """`GeometryError` unless the array has two or three dimensions."""
+    if array.ndim not in (2, 3):
+        raise GeometryError(
+            f"the {name} has {array.ndim} dimensions, shape {array.shape}",
+            expected="2 or 3 dimensions",
+            remedy="give one time point; of one channel a class, take the argmax over the channels"
+            if array.ndim == 4
+            else None,
+        )
 
 
 def check_shapes(prediction: np.ndarray, reference: np.ndarray) -> None:

@@ -21,6 +21,7 @@ bits (`covidseg.scoring.packing`):
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -94,7 +95,7 @@ def compare_packed(
     return Overlap(
         *volumes,
         # Whole numbers until here: all missed is exactly 0, none missed exactly 1.
-        tuple(float((elements - missed[t]) @ areas / (elements @ areas)) for t in tolerances_mm),
+        tuple(_area(elements - missed[t], areas) / _area(elements, areas) for t in tolerances_mm),
     )
 
 
@@ -314,6 +315,11 @@ class Unmatched:
         found = np.flatnonzero(chosen)
         places = self._places[found >> 3] * 8 + (found & 7)
         return self._surface.count_codes(places, chosen[found])
+
+
+def _area(elements: np.ndarray, areas: np.ndarray) -> float:
+    """Area of elements counted by code; rounded once, so that no order of codes changes it."""
+    return math.fsum((elements * areas).tolist())
 
 
 def _join(join: np.ufunc, words: np.ndarray, stride: int) -> np.ndarray:

@@ -298,7 +298,7 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     extra = [name for name in frame.columns if name not in ordered]
     typed = frame.reindex(columns=[*ordered, *extra]).reset_index(drop=True)
     for name in _TEXT:
-        typed[name] = typed[name].fillna("").astype(str)
+        typed[name] = typed[name].astype(object).fillna("").astype(str)
     for name in metrics:
         column = typed[name]
         if not pd.api.types.is_numeric_dtype(column):

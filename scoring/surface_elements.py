@@ -20,6 +20,7 @@ SIGGRAPH 1987.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -89,12 +90,22 @@ def element_areas(spacing_mm: tuple[float, ...]) -> np.ndarray:
 
 def _areas_3d(spacing_mm: Sequence[float]) -> np.ndarray:
     a, b, c = (float(step) for step in spacing_mm)
-    face_mm2 = np.array([b * c, a * c, a * b])
-    areas = np.zeros(256)
-    for code, triangles in enumerate(_triangles_by_code()):
-        for triangle in triangles:
-            areas[code] += np.linalg.norm(np.array(triangle) / 8 * face_mm2)
-    return areas
+    faces_mm2 = (b * c, a * c, a * b)
+    # fsum: an area is the same to the last bit whatever the order of the axes.
+    return np.array(
+        [
+            math.fsum(
+                math.sqrt(
+                    math.fsum(
+                        (share / 8 * face) ** 2
+                        for share, face in zip(triangle, faces_mm2, strict=True)
+                    )
+                )
+                for triangle in triangles
+            )
+            for triangles in _triangles_by_code()
+        ]
+    )
 
 
 def _lengths_2d(spacing_mm: Sequence[float]) -> np.ndarray:
