@@ -220,7 +220,7 @@ def _dataset_findings(dataset: Dataset, found: FoundDatasets) -> Iterator[Findin
                     "missing-mask",
                     dataset.key,
                     f"{name} mask absent for {_of(len(without), len(group))}: {_some(without)}",
-                    remedy=f"`covidseg download {dataset.key}` has or says how to get it",
+                    remedy=f"`covidseg download {dataset.key}` fetches it or says how to get it",
                 )
     yield from dataset.layout_findings(cases)
     for case in cases:
@@ -234,7 +234,7 @@ def _completeness(
     listed = dataset.expected_ids(cohort)
     missing = sorted(set(listed) - held, key=natural)
     surplus = sorted(held - set(listed), key=natural) if listed else []
-    get = f"`covidseg download {dataset.key}` has or says how to get them"
+    get = f"`covidseg download {dataset.key}` fetches them or says how to get them"
     if not held:
         yield Finding(
             "note",

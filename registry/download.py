@@ -174,8 +174,7 @@ def _attempt(item: Download, part: Path, held: int, bar: tqdm) -> None:
         if fault.code in _TRANSIENT:
             raise _BrokenOff(f"HTTP {fault.code} {fault.reason}") from fault
         raise DownloadError(
-            f"the server refuses: HTTP {fault.code} {fault.reason}",
-            path=item.url,
+            f"{item.url}: the server refuses: HTTP {fault.code} {fault.reason}",
             expected=f"the file {item.file}",
             remedy="look at the dataset's page whether it has moved, and download it by hand",
         ) from fault
@@ -192,8 +191,8 @@ def _receive(response: Any, item: Download, part: Path, held: int, bar: tqdm) ->
         start = int(match[1]) if match else -1
         if start != held:
             raise DownloadError(
-                f"the server answers with another part of the file than asked for (from {start})",
-                path=item.url,
+                f"{item.url}: the server answers with another part of the file than asked for"
+                f" (from {start})",
                 expected=f"from byte {held}",
                 remedy=f"delete {part} and call the command again",
             )
@@ -203,8 +202,7 @@ def _receive(response: Any, item: Download, part: Path, held: int, bar: tqdm) ->
     if item.size_bytes is not None and total is not None and total != item.size_bytes:
         _refuse_page(response, item, b"")
         raise DownloadError(
-            f"the server offers {total:,} bytes",
-            path=item.url,
+            f"{item.url}: the server offers {total:,} bytes",
             expected=f"{item.size_bytes:,}",
             remedy="look at the dataset's page whether the file was replaced",
         )
@@ -247,8 +245,7 @@ def _refuse_page(response: Any, item: Download, block: bytes) -> None:
         title = re.search(rb"<title[^>]*>(.*?)</title>", block, re.IGNORECASE | re.DOTALL)
         said = f" titled {title[1].decode(errors='replace').strip()!r}" if title else ""
         raise DownloadError(
-            f"the server sends a web page{said} instead of the file",
-            path=item.url,
+            f"{item.url}: the server sends a web page{said} instead of the file",
             expected=f"the file {item.file}",
             remedy="open the address in a browser: it may ask to agree to terms or to log in",
         )
@@ -288,9 +285,10 @@ def _verify(item: Download, path: Path, progress: bool) -> None:
     if found:
         kind, (have, wanted) = next(iter(found.items()))
         final = path.name == item.file
+        what = f"is not the published file: {kind} {have}"
         raise DownloadError(
-            f"is not the published file: {kind} {have}",
-            path=path if final else item.url,
+            what if final else f"{item.url}: what arrived {what}",
+            path=path if final else None,
             expected=wanted,
             remedy="move it away and call the command again"
             if final

@@ -171,7 +171,8 @@ def _verdict(report: CheckReport) -> Text:
     noun = f"{cases:,} case{'' if cases == 1 else 's'} read whole"
     if report.ok:
         return Text(f"\n{noun}; no errors.", style="green")
-    return Text(f"\n{noun}; {report.count('error')} errors.", style="bold red")
+    errors = report.count("error")
+    return Text(f"\n{noun}; {errors} error{'s' if errors > 1 else ''}.", style="bold red")
 
 
 def size_of(count: int) -> str:

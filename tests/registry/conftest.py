@@ -75,6 +75,7 @@ def hand() -> SimpleNamespace:
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory) -> Path:
     """A tiny phantom of every part of every dataset, and the tables that come with them."""
+    from covidseg.registry.phantom.generate import MARKER
     from covidseg.registry.phantom.layouts import LAYOUTS
 
     root = tmp_path_factory.mktemp("phantoms")
@@ -86,4 +87,5 @@ def phantoms(tmp_path_factory) -> Path:
             layout.write(job, root / layout.folder)
         if layout.extras:
             layout.extras(root / layout.folder, 0, "tiny")
+    (root / MARKER).write_text('{"phantom": true}')
     return root

@@ -93,9 +93,7 @@ def test_structseg_sides_are_verified_by_the_affine(hand, tmp_path):
         hand.lungs(),
     )
     mirrored = hand.LPS @ np.diag([-1.0, 1, 1, 1])
-    with pytest.raises(
-        LabelError, match=r"\(value 1\) lies 15 mm to the patient's right"
-    ):
+    with pytest.raises(LabelError, match=r"\(value 1\) lies 15 mm to the patient's right"):
         read_mask(structseg_case(hand, tmp_path / "bad", hand.lungs(), mirrored), "organs")
 
 
