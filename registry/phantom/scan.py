@@ -259,7 +259,7 @@ def _masks(
     for name in wanted:
         if name == "lungs":
             drawn[name] = (left + 2 * right.astype(np.uint8)).astype(np.uint8)
-        elif name == "infection_kind":
+        elif name == "infection_kind" and "infection" in fields:
             infection = mask("infection")
             drawn[name] = infection + infection * (refine(lung, shape) > -330)
         elif name == "organs":

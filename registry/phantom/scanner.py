@@ -15,9 +15,9 @@ class Scanner:
     """The ranges that one source's scans are drawn from.
 
     ``fov_mm`` is the edge of the picture; ``below_mm``/``above_mm`` how far the scan goes beyond
-    the lungs. ``slices`` scales the size's number of slices, ``planes`` its pixels in plane.
-    ``kernel`` is negative for a soft kernel (blur, in voxels) and positive for a sharp one
-    (edge enhancement). ``noise_hu`` is its standard deviation and ``grain`` its correlation in
+    the lungs. ``slices`` scales the size's number of slices.
+    ``kernel`` is negative for a soft kernel (blur: -1 has a standard deviation of 1.6 mm, and of
+    0.45 pixels at least) and positive for a sharp one (edge enhancement). ``noise_hu`` is its standard deviation and ``grain`` its correlation in
     voxels. ``padding`` is the value outside the circular field of view, or None for a square one.
     """
 
@@ -26,7 +26,6 @@ class Scanner:
     below_mm: float = 18.0
     above_mm: float = 18.0
     slices: float = 1.0
-    planes: float = 1.0
     kernel: tuple[float, float] = (-0.3, 0.3)
     noise_hu: tuple[float, float] = (10.0, 20.0)
     grain: float = 0.6
@@ -72,15 +71,14 @@ class Exposure:
 def sampling(exposure: Exposure, low_z: float, high_z: float, in_plane: int, slices: int) -> Grid:
     """The grid of a scan that covers the lungs between two heights of the patient's frame."""
     scanner = exposure.scanner
-    n = max(24, round(in_plane * scanner.planes))
     count = max(10, round(slices * scanner.slices))
-    pixel = round(exposure.fov_mm / n, 4)
+    pixel = round(exposure.fov_mm / in_plane, 4)
     low = low_z - scanner.below_mm + exposure.shift_mm[2]
     high = high_z + scanner.above_mm + exposure.shift_mm[2]
     thickness = round((high - low) / count, 2)
-    edge = pixel * (n - 1) / 2
+    edge = pixel * (in_plane - 1) / 2
     first = (exposure.shift_mm[0] - edge, exposure.shift_mm[1] - edge, low + thickness / 2)
-    return Grid(first, (pixel, pixel, thickness), (n, n, count))
+    return Grid(first, (pixel, pixel, thickness), (in_plane, in_plane, count))
 
 
 def table(hu: np.ndarray, grid: Grid, back_y: float) -> None:
@@ -104,12 +102,12 @@ def expose(hu: np.ndarray, grid: Grid, exposure: Exposure, rng: np.random.Genera
     scanner = exposure.scanner
     if exposure.motion > 0.15:
         # Heart and diaphragm move during the scan: the slices they cross are smeared a little.
-        ndimage.gaussian_filter1d(hu, exposure.motion, axis=1, output=hu, mode="nearest")
+        smear = exposure.motion * max(2.0 / grid.spacing_mm[1], 0.4)
+        ndimage.gaussian_filter1d(hu, smear, axis=1, output=hu, mode="nearest")
     if exposure.kernel < -0.05:
+        sigma = -exposure.kernel * max(1.6 / grid.spacing_mm[0], 0.45)
         for axis in (0, 1):
-            ndimage.gaussian_filter1d(
-                hu, -exposure.kernel, axis=axis, output=hu, mode="nearest", truncate=3
-            )
+            ndimage.gaussian_filter1d(hu, sigma, axis=axis, output=hu, mode="nearest", truncate=3)
     elif exposure.kernel > 0.05:
         soft = ndimage.uniform_filter1d(hu, 3, axis=0, mode="nearest")
         ndimage.uniform_filter1d(soft, 3, axis=1, output=soft, mode="nearest")

@@ -45,7 +45,7 @@ STRUCTSEG = Source(
 NSCLC = Source(
     "nsclc",
     Scanner(
-        "LPS", fov_mm=(460, 520), slices=1.0, planes=0.9, kernel=(-1.1, -0.5),
+        "LPS", fov_mm=(460, 520), slices=1.0, kernel=(-0.9, -0.45),
         noise_hu=(14, 28), grain=1.1, offset_hu=(-45, -10), gain=(0.97, 1.0),
         contrast=(0.1, 0.7), padding=-1024, below_mm=45, above_mm=35, motion=1.2,
     ),
