@@ -66,9 +66,11 @@ def test_mutated_headers(tmp_path, dtype, capfd):
     read = refused = 0
     read_nifti(tmp_path / "whole.nii")  # imports are not counted
     tracemalloc.start()
-    for number in range(1200):
+    for number in range(1000):
         broken = mutated(whole, rng)
         path = tmp_path / ("x.nii" if number % 2 else "x.nii.gz")
+        # A new file each time: truncating an old one costs more than all the rest on some disks.
+        path = path.with_name(f"{number}-{path.name}")
         path.write_bytes(broken if number % 2 else gzip.compress(broken, 1))
         try:
             volume = read_nifti(path)
@@ -81,7 +83,7 @@ def test_mutated_headers(tmp_path, dtype, capfd):
             assert read_header(path).shape == volume.shape
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert min(read, refused) > 150
+    assert min(read, refused) > 120
     assert capfd.readouterr() == ("", "")
     # A gzip file can expand 1,032 times; nothing near what headers promise is ever allocated.
     assert peak < 16 * 2**20
