@@ -19,6 +19,7 @@ from covidseg.scoring.wilcoxon import (
     Adjustment,
     SignedRankTests,
     holm,
+    most_algorithms,
     significant_tests,
     smallest_adjusted,
 )
@@ -265,11 +266,18 @@ def _power_warnings(ranking: Ranking) -> list[str]:
             else "no adjustment"
         )
         reachable = smallest_adjusted(cases, count, ranking.adjust)
+        most = most_algorithms(cases, ranking.alpha)
+        remedy = "More cases are needed."
+        if ranking.adjust == "holm" and most > 1:
+            remedy = (
+                f"With so many cases Holm can reject something among at most {most} algorithms: "
+                "rank fewer of them, or choose no adjustment and say so."
+            )
         sentences.append(
             f"No power in {', '.join(names)}: with {cases} "
             f"case{'s' if cases != 1 else ''} and {by}, differences without ties cannot give an "
             f"adjusted p-value below {reachable:.3g}, which is above alpha = {ranking.alpha:g}. "
-            "Equal ranks there do not mean equal algorithms."
+            f"Equal ranks there do not mean equal algorithms. {remedy}"
         )
     for result in ranking.tasks:
         if result.task.name in {name for names in blind.values() for name in names}:

@@ -52,17 +52,17 @@ def read_challenge(
     UnreadableFileError
         A file is absent or no CSV.
     """
-    paths = [Path(path) for path in paths]
-    if not paths:
+    files = [Path(path) for path in paths]
+    if not files:
         raise ScoringError("no file of scores", remedy="name at least one CSV file")
     notes: list[str] = []
-    plain = [_read_plain(path) for path in paths if _is_plain(path)]
-    scores = [_read_scores(path, notes) for path in paths if not _is_plain(path)]
+    plain = [_read_plain(path) for path in files if _is_plain(path)]
+    scores = [_read_scores(path, notes) for path in files if not _is_plain(path)]
     if scores:
         plain.append(_long(pd.concat(scores, ignore_index=True), metrics))
     rows = pd.concat(plain, ignore_index=True)
     if rows.empty:
-        raise ScoringError("no row of scores in " + ", ".join(path.name for path in paths))
+        raise ScoringError("no row of scores in " + ", ".join(path.name for path in files))
     _refuse_mixed_policies(rows)
     _refuse_twice(rows)
     if rows["phantom"].nunique() > 1:
@@ -212,7 +212,7 @@ def _long(scores: pd.DataFrame, metrics: Sequence[str] | None) -> pd.DataFrame:
 
 
 def _metric_columns(scores: pd.DataFrame) -> list[str]:
-    return ["dsc", *(nsd_column(tolerance) for tolerance in nsd_tolerances(scores)), "nave"]
+    return ["dsc", *(nsd_column(tolerance) for tolerance in nsd_tolerances(scores.columns)), "nave"]
 
 
 def _usual_metrics(scores: pd.DataFrame, task: str, label: str) -> list[str]:
@@ -254,7 +254,7 @@ def _task(name: str, rows: pd.DataFrame, algorithms: tuple[str, ...]) -> Task:
     worst = _worst(name, rows["value"])
     every = pd.MultiIndex.from_frame(rows[["fold", "case"]].drop_duplicates().sort_values("fold"))
     at = every.get_indexer(pd.MultiIndex.from_frame(rows[["fold", "case"]]))
-    row = pd.Index(algorithms).get_indexer(rows["algorithm"])
+    row = pd.Index(algorithms).get_indexer(pd.Index(rows["algorithm"]))
     values = np.full((len(algorithms), len(every)), np.nan)
     missing = np.ones(values.shape, dtype=bool)
     values[row, at] = rows["value"]

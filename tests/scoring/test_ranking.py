@@ -245,6 +245,7 @@ def test_power_of_the_challenge_of_98_teams():
     sentence = rank_challenge(challenge, adjust="holm").warnings()[0]
     assert "9,506 tests among 98 algorithms" in sentence
     assert "0.137" in sentence
+    assert "at most 59 algorithms" in sentence
     assert rank_challenge(challenge, adjust="none").warnings() == []
 
 
