@@ -30,8 +30,8 @@ def start_processes(mixed_precision: str = "no", processes: int | None = None) -
     ------
     ConfigError
         As many processes as were asked for are not training together: ``accelerate launch --cpu
-        --num_processes 2`` starts one, and ``accelerate launch --multi_gpu`` without a GPU starts
-        several that each train alone. Also where the device cannot do the mixed precision.
+        --num_processes 2``, for one, starts one. Also where the device cannot do the mixed
+        precision.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -39,12 +39,15 @@ def start_processes(mixed_precision: str = "no", processes: int | None = None) -
 
     # The state is one a process and keeps its first precision; another run may ask for another.
     AcceleratorState._reset_state(reset_partial_state=False)
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
     try:
         accelerator = Accelerator(
             mixed_precision=mixed_precision,
+            # Left to itself, accelerate takes several processes without a GPU for as many runs.
+            cpu=several and not torch.accelerator.is_available(),
             kwargs_handlers=[
-                # Batch normalisation is synchronised, so its buffers are equal without broadcasts.
-                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+                # Gradients lie in the buffers that are sent: one copy of them less.
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True)
             ],
         )
     except (ValueError, RuntimeError) as fault:
@@ -58,9 +61,9 @@ def start_processes(mixed_precision: str = "no", processes: int | None = None) -
 
 def _check_number(running: int, asked: int | None) -> None:
     remedy = (
-        "without a GPU use `ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N"
-        " --num_machines 1 --mixed_precision no --dynamo_backend no ...` or `torchrun --standalone "
-        "--nproc_per_node N ...`"
+        "start them with `torchrun --standalone --nproc_per_node N ...` or `accelerate launch "
+        "--multi_gpu --num_processes N ...`, which work without a GPU too (`accelerate launch "
+        "--cpu` does not)"
     )
     started = int(os.environ.get("WORLD_SIZE", running))
     if started != running:

@@ -61,7 +61,7 @@ def load_recipe(
             remedy="see docs/recipes.md for every value and its type",
         ) from fault
     del parsed["recipe"]
-    built = parser.instantiate_classes(parsed)
+    built = parser.instantiate(parsed)
     return schema(**{one.name: built[one.name] for one in fields(schema)})
 
 

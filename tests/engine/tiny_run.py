@@ -1,8 +1,8 @@
 """A training run small enough to be started, killed and resumed many times. Also run as a script.
 
 Faults are asked for by environment variables: KILL_AT_STEP (the process kills itself with SIGKILL
-before that step), KILL_AT_WRITE (half-way through the n-th file of a checkpoint), KILL_RANK (which
-process does so).
+before that step), KILL_AT_WRITE (half-way through the n-th file of a checkpoint), KILL_AT_REMOVAL
+(when the new checkpoint stands and the old one is about to go), KILL_RANK (which process does so).
 """
 
 import os
@@ -10,14 +10,15 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import nn
 
 from covidseg.engine.config import OptimConfig, Recipe, TrainConfig
-from covidseg.engine.losses import LossConfig, build_loss
 from covidseg.engine.loop import train
+from covidseg.engine.losses import build_loss
 from covidseg.engine.method import Supervised
 from covidseg.engine.seeds import derived_seed, seed_everything
 from covidseg.engine.stream import Stream
@@ -41,7 +42,9 @@ RECIPE = Recipe(
 class Squares:
     """Bright squares on noise; sample ``i`` is a function of ``i`` alone."""
 
-    provenance = {"data_sha256": "d" * 64, "split_sha256": "5" * 64, "phantom": True}
+    provenance = MappingProxyType(
+        {"data_sha256": "d" * 64, "split_sha256": "5" * 64, "phantom": True}
+    )
 
     def __getitem__(self, index):
         random = np.random.default_rng(derived_seed(1, index))
@@ -122,6 +125,17 @@ def kill_in_write(number):
     checkpoint._write = write
 
 
+def kill_in_removal():
+    """Kill this process when it would remove the checkpoint before the new one."""
+    from covidseg.engine import checkpoint
+
+    def removal(path, **_):
+        if Path(path).name.startswith("step-"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoint.shutil.rmtree = removal
+
+
 def run(run_dir, *, recipe=RECIPE, resume=False, batch_size=4, dropout=0.2, **others):
     """Train the tiny network; returns the method and the result."""
     seed_everything(recipe.seed)
@@ -131,19 +145,29 @@ def run(run_dir, *, recipe=RECIPE, resume=False, batch_size=4, dropout=0.2, **ot
 
 
 def main():
-    """``python tiny.py RUN_DIR [--resume] [--plain] [--batch-dice-off] [--workers N]``."""
+    """``python tiny_run.py RUN_DIR [--resume] [--plain] [--workers]``."""
     words = sys.argv[1:]
     torch.set_num_threads(1)
+    if "KILL_AT_REMOVAL" in os.environ:
+        kill_in_removal()
     if "KILL_AT_WRITE" in os.environ:
         kill_in_write(int(os.environ["KILL_AT_WRITE"]))
     recipe = RECIPE
-    if "--per-sample-dice" in words:
-        recipe = replace(recipe, loss=LossConfig(batch_dice=False))
     if "--workers" in words:
         recipe = replace(recipe, train=replace(recipe.train, workers=1))
     plain = "--plain" in words
+    seed_everything(recipe.seed)
     method = Supervised(tiny_network(0.0), build_loss(recipe.loss)) if plain else None
     run(words[0], recipe=recipe, resume="--resume" in words, method=method)
+
+
+def as_child(words, environment):
+    """``main`` in a fresh process of a fork server, where the imports are done already."""
+    os.environ.update(environment)
+    sys.argv = ["tiny_run.py", *words]
+    main()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
