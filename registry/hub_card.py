@@ -57,8 +57,10 @@ def _entry(made: Configuration, content: str) -> dict[str, Any]:
 
 def _globs(rows: list[dict[str, Any]]) -> list[str]:
     """Folders of the part's volumes as patterns: hundreds of names would be read in each load."""
-    files = [v for row in rows for k, v in row.items() if k.endswith("_file_name") and v]
-    return [f"{folder}/*" for folder in dict.fromkeys(f.rpartition("/")[0] for f in files)]
+    folders = dict.fromkeys(file.rpartition("/")[0] for file in _files(rows))
+    globs = [f"{folder}/*" for folder in folders]
+    # A lone volume would count no more than the parquet file; named twice, it does.
+    return globs * 2 if len(_files(rows)) == 1 else globs
 
 
 def _builder_first(configurations: list[Configuration]) -> list[Configuration]:
@@ -67,17 +69,20 @@ def _builder_first(configurations: list[Configuration]) -> list[Configuration]:
     `datasets` chooses one reader for a repository by counting the file types in each part of the
     first configuration; volumes must outnumber the one parquet file in all of them.
     """
-
-    def fewest_volumes(made: Configuration) -> int:
-        return min(
-            sum(bool(v) for row in rows for k, v in row.items() if k.endswith("_file_name"))
-            for rows in made.parts.values()
-        )
-
+    first = max(configurations, key=_fewest_volumes)
     for made in configurations:
-        if fewest_volumes(made) > 1:
-            return [made, *(other for other in configurations if other is not made)]
-    return configurations
+        if _fewest_volumes(made) > 1:
+            first = made
+            break
+    return [first, *(made for made in configurations if made is not first)]
+
+
+def _fewest_volumes(made: Configuration) -> int:
+    return min(len(_files(rows)) for rows in made.parts.values())
+
+
+def _files(rows: list[dict[str, Any]]) -> list[str]:
+    return [v for row in rows for k, v in row.items() if k.endswith("_file_name") and v]
 
 
 def text(
