@@ -70,7 +70,7 @@ def box_plot(values: pd.DataFrame, metric: str, *, phantom: bool) -> Figure:
         if len(algorithms) > _NARROW:
             axis.tick_params(axis="x", labelrotation=45)
         axis.set_xlim(-0.6, len(algorithms) - 0.4)
-        _score_axis(axis, metric, panel, "y")
+        _score_axis(axis, metric, panel)
         axis.set_ylabel(_score_label(metric, panel) if number == 0 or metric == "nsd" else "")
         axis.set_title(title)
     _finish(figure, values, phantom)
@@ -159,7 +159,7 @@ def case_strips(values: pd.DataFrame, metric: str, *, phantom: bool) -> Figure:
         axis.set_xticks(range(len(cases)), cases, rotation=90, fontsize=7)
         axis.set_xlim(-0.7, len(cases) - 0.3)
         axis.set_ylabel(_score_label(metric, panel))
-        _score_axis(axis, metric, panel, "y")
+        _score_axis(axis, metric, panel)
         axis.set_title(title)
         axis.legend(loc="lower right", frameon=True, fontsize=8)
     axes[-1].set_xlabel("Case, in the order of its mean score")
@@ -205,7 +205,7 @@ def paired_lines(values: pd.DataFrame, metric: str, *, phantom: bool) -> Figure:
         absent = len(wide) - len(whole)
         axis.set_xticks(range(len(algorithms)), [_wrapped(name) for name in algorithms])
         axis.set_xlim(-0.4, len(algorithms) - 0.6)
-        _score_axis(axis, metric, panel, "y")
+        _score_axis(axis, metric, panel)
         axis.set_ylabel(_score_label(metric, panel) if number == 0 or metric == "nsd" else "")
         pairs = f"{len(whole)} lines" + (f", {absent} not whole" if absent else "")
         axis.set_title(f"{title}\n{pairs}")
@@ -300,13 +300,12 @@ def _panels(values: pd.DataFrame, metric: str) -> list[tuple[str, pd.DataFrame]]
         return parts.index(part), part, labels.index(label), label
 
     panels = []
-    for key, panel in sorted(
-        of_metric.groupby(["part", "dataset", "label"]), key=lambda item: position(item[0])
-    ):
-        part, _, label = key
-        place = PARTS.get(part, part.replace("_", " "))
+    keys = {tuple(map(str, key)) for key in of_metric[["part", "dataset", "label"]].to_numpy()}
+    for key in sorted(keys, key=position):
+        panel = of_metric[(of_metric[["part", "dataset", "label"]] == key).all(axis=1)]
+        place = PARTS.get(key[0], key[0].replace("_", " "))
         place = f", {place[0].lower()}{place[1:]}" if many_parts else ""
-        panels.append((label_title(label) + place, panel))
+        panels.append((label_title(key[2]) + place, panel))
     return panels
 
 
@@ -319,14 +318,14 @@ def _score_label(metric: str, panel: pd.DataFrame) -> str:
     return f"NSD at {tolerance:g} mm (fraction)"
 
 
-def _score_axis(axis: Axes, metric: str, panel: pd.DataFrame, which: str) -> None:
+def _score_axis(axis: Axes, metric: str, panel: pd.DataFrame) -> None:
     if metric in ("dsc", "nsd"):
-        axis.set(**{f"{which}lim": (-0.03, 1.03)})
+        axis.set_ylim(-0.03, 1.03)
     else:
         finite = panel["value"][np.isfinite(panel["value"])]
         top = float(finite.max()) if len(finite) and finite.max() > 0 else 1.0
-        axis.set(**{f"{which}lim": (-0.03 * top, 1.06 * top)})
-    axis.grid(axis=which, color="#e0e0e0", linewidth=0.7)
+        axis.set_ylim(-0.03 * top, 1.06 * top)
+    axis.grid(axis="y", color="#e0e0e0", linewidth=0.7)
     axis.set_axisbelow(True)
 
 

@@ -129,11 +129,14 @@ def bootstrap_mean(
         return interval(estimate, estimate, "no spread")
     tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
     if method == "percentile":
-        return interval(*np.quantile(resampled, tails), "percentile")
+        low, high = np.quantile(resampled, tails)
+        return interval(low, high, "percentile")
     corrected = _bca_tails(tails, resampled, estimate, near, sums, counts)
     if corrected is None:
-        return interval(*np.quantile(resampled, tails), "percentile (BCa undefined)")
-    return interval(*np.quantile(resampled, corrected), "BCa")
+        low, high = np.quantile(resampled, tails)
+        return interval(low, high, "percentile (BCa undefined)")
+    low, high = np.quantile(resampled, corrected)
+    return interval(low, high, "BCa")
 
 
 def _per_patient(values, patients, folds) -> tuple[np.ndarray, np.ndarray]:

@@ -65,13 +65,13 @@ def signed_rank_test(differences: Sequence[float] | np.ndarray) -> SignedRankTes
         raise ScoringError("there is no pair to test")
     if np.isnan(differences).any():
         raise ScoringError("a difference is NaN", remedy="leave such pairs out and count them")
-    differences = np.round(differences, _DECIMALS)
-    differences = differences[differences != 0]
-    n = len(differences)
+    rounded = np.round(differences, _DECIMALS)
+    nonzero = rounded[rounded != 0]
+    n = len(nonzero)
     if n == 0:
         return SignedRankTest(0.0, 0, 1.0, "all differences zero")
-    ranks = rankdata(np.abs(differences))
-    w_plus = float(ranks[differences > 0].sum())
+    ranks = rankdata(np.abs(nonzero))
+    w_plus = float(ranks[nonzero > 0].sum())
     if n <= _EXACT_UP_TO:
         p = _exact_p(np.rint(2 * ranks).astype(int), round(2 * w_plus))
         return SignedRankTest(w_plus, n, p, "exact")

@@ -126,10 +126,14 @@ def _columns(summary: pd.DataFrame) -> list[_Column]:
         ]
 
     columns: list[_Column] = []
-    for (part, dataset), of_part in sorted(
-        summary.groupby(["part", "dataset"], sort=False), key=lambda item: position((*item[0], ""))
-    ):
-        labels = sorted(of_part["label"].unique(), key=lambda label: position(("", "", label)))
+    places = {
+        (str(part), str(dataset)) for part, dataset in summary[["part", "dataset"]].to_numpy()
+    }
+    for part, dataset in sorted(places, key=lambda place: position((*place, ""))):
+        of_part = summary[(summary["part"] == part) & (summary["dataset"] == dataset)]
+        labels = sorted(
+            {str(label) for label in of_part["label"]}, key=lambda label: position(("", "", label))
+        )
         # One column of counts is enough where they are the same for all labels and metrics.
         counts = of_part.groupby(["variant", "algorithm", "fold"])[
             ["n", "n_missing", "n_undefined"]

@@ -58,10 +58,12 @@ def policy_note(policy: str, missing: Missing, summary: pd.DataFrame) -> str:
     )
 
 
-def numbers_frame(frames: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+def numbers_frame(frames: Sequence[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
     """Frames of numbers, one's own and published, under one list of columns."""
     counts = [name for name in columns if name.startswith("n_") or name == "n"]
-    numbers = pd.concat([frame.reindex(columns=columns) for frame in frames], ignore_index=True)
+    numbers: pd.DataFrame = pd.concat(
+        [frame.reindex(columns=columns) for frame in frames], ignore_index=True
+    )
     numbers[counts] = numbers[counts].astype("Int64")
     nsd = numbers["metric"] == "nsd"
     numbers["tolerance_mm"] = [

@@ -107,10 +107,12 @@ def check_scores(scores: pd.DataFrame) -> None:
             expected="one policy in a table",
             remedy="score again with one --policy",
         )
-    patients = scores.groupby(["dataset", "case_id"], dropna=False)["patient_id"].nunique()
-    if (patients > 1).any():
+    cases = [f"{row.dataset}/{row.case_id}" for row in scores.itertuples()]
+    patients = scores.groupby(cases)["patient_id"].nunique()
+    torn = [key for key, number in patients.items() if number > 1]
+    if torn:
         raise ScoringError(
-            f"case {patients.index[(patients > 1).argmax()][1]} belongs to several patients",
+            f"case {torn[0]} belongs to several patients",
             expected="one patient_id a case in all files",
         )
     is_phantom(scores)

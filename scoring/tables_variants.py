@@ -81,7 +81,7 @@ def with_variants(scores: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             f"{f'fold {place[1]}, ' if place[1] else ''}{place[3]} (trained on {leaks[place]})"
             for place in met
         )
-        filtered.setdefault(cases, []).append(algorithm)
+        filtered.setdefault(cases, []).append(str(algorithm))
     for cases, algorithms in filtered.items():
         notes.append(
             f"patient-clean, {', '.join(dict.fromkeys(algorithms))}: the official models' scores "
