@@ -386,7 +386,7 @@ def semiseg_write(job: Job, folder: Path) -> None:
     drawn = _SAME_SLICE.get(job.case, job.case) if job.part == "train" else job.case
     patient_id = _SAME_PATIENT.get(drawn, drawn) if job.part == "train" else drawn
     patient = Patient.draw(job.seed, sources.SEMISEG, f"{job.part}-{patient_id}")
-    height = _worst_height(patient, job, drawn)
+    height = _worst_height(patient, job.part, patient_id) + 0.045 * _neighbour(job.part, drawn)
     size = Size("slice", pixels, 60)
     scan = draw_scan(
         patient, sources.SEMISEG, f"{job.part}-{patient_id}", size,
@@ -401,13 +401,20 @@ def semiseg_write(job: Job, folder: Path) -> None:
         _picture(folder / name, data, smaller)
 
 
-def _worst_height(patient: Patient, job: Job, drawn: str) -> float:
+def _worst_height(patient: Patient, part: str, patient_id: str) -> float:
     """Height of a slice through a lesion, as a share of the scan."""
     assert patient.opacities is not None
     low, high = patient.lung_range()
-    rng = generator(job.seed, "semiseg", job.part, drawn, "slice")
+    rng = generator(patient.seed, "semiseg", part, patient_id, "slice")
     z = patient.opacities.centres[int(rng.integers(len(patient.opacities.centres))), 2]
-    return float(np.clip((z + 18 - low) / (high - low + 36), 0.12, 0.85))
+    return float(np.clip((z + 18 - low) / (high - low + 36), 0.15, 0.75))
+
+
+def _neighbour(part: str, case: str) -> int:
+    """Which slice of its patient's a slice is, counting from the one that names the patient."""
+    if part != "train" or case not in _SAME_PATIENT:
+        return 0
+    return 1 + list(_SAME_PATIENT).index(case)
 
 
 def _crop(lungs: np.ndarray) -> tuple[slice, slice]:

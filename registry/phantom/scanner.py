@@ -15,10 +15,11 @@ class Scanner:
     """The ranges that one source's scans are drawn from.
 
     ``fov_mm`` is the edge of the picture; ``below_mm``/``above_mm`` how far the scan goes beyond
-    the lungs. ``slices`` scales the size's number of slices.
-    ``kernel`` is negative for a soft kernel (blur: -1 has a standard deviation of 1.6 mm, and of
-    0.45 pixels at least) and positive for a sharp one (edge enhancement). ``noise_hu`` is its standard deviation and ``grain`` its correlation in
-    voxels. ``padding`` is the value outside the circular field of view, or None for a square one.
+    the lungs. ``slices`` scales the size's number of slices. ``kernel`` is negative for a soft
+    kernel (blur: -1 has a standard deviation of 1.6 mm, and of 0.45 pixels at least) and positive
+    for a sharp one (edge enhancement). ``noise_hu`` is the noise's standard deviation and ``grain``
+    its correlation in voxels. ``contrast`` is the agent's, from 0 (native) to 1 (arterial).
+    ``padding`` is the value outside the circular field of view, or None for a square one.
     """
 
     orientation: str

@@ -41,7 +41,7 @@ def some(tmp_path_factory):
             *list(rosters.covid1920_contaminated()),
             *(case for _, case in rosters.covid1920_contaminated().values()),
         },
-        "semiseg": {"10", "43", "coronacases_001"},
+        "semiseg": {"4", "5", "10", "43", "coronacases_001"},
         "nsclc": {"LUNG1-001", "LUNG1-002"},
     }
     for name, layout in LAYOUTS.items():
@@ -219,6 +219,8 @@ def test_slices_are_pictures_as_the_real_ones(some):
     assert image.shape == infection.shape
     again = read_picture(single / "Imgs/43.jpg")
     assert again.shape[0] == pytest.approx(0.8 * image.shape[0], abs=1)
+    neighbours = [read_picture(single / f"Imgs/{case}.jpg") for case in ("4", "5")]
+    assert content_hash(neighbours[0][..., None]) != content_hash(neighbours[1][..., None])
     names = {path.name for path in (root / "LungInfection-Train/Pseudo-label/Imgs").iterdir()}
     assert names == {f"Data-1_coronacases_org_001_{k}.jpg" for k in (1, 2)}
 
