@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "check": "Verify every file of every dataset found under a folder.",
     "splits": "Show the canonical splits and audit them for leaks.",
     "build": "Write a Hugging Face dataset repository that load_dataset reads.",
+    "predict": "Segment scans with a trained run.",
     "score": "Score a folder of predictions: DSC, NSD, NAVE.",
     "table": "Print scores as the benchmark and the challenge print them.",
     "rank": "Rank algorithms as COVID-19-20 did; write an HTML report.",

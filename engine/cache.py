@@ -107,12 +107,17 @@ def read_training_case(case: TrainingCase) -> tuple[Volume, Volume | None]:
     UnreadableFileError, GeometryError
         A file cannot be read, or the two are on different grids.
     """
-    image = _read(case.image)
+    image = read_image(case)
     if case.label is None:
         return image, None
     label = _read(case.label)
     require_same_grid(label.shape, label.affine, case.label, image.shape, image.affine, case.image)
     return image, label.with_data(_translated(label.data, case))
+
+
+def read_image(case: TrainingCase) -> Volume:
+    """The image of a case as stored."""
+    return _read(case.image)
 
 
 def _read(path: Path) -> Volume:

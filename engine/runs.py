@@ -103,6 +103,7 @@ def open_runs(
         first.grid.preprocessing(),
         sliding,
         dimensions,
+        first.network.classes,
         tuple(axis for axis in axes if axis < dimensions) if mirrors else (),
         device,
         precision,

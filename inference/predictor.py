@@ -33,6 +33,8 @@ class Predictor:
     mirror_axes
         Spatial axes of the array, numbered as in `covidseg.engine.augmentation` (0 is z in 3D, y in
         2D): the probabilities are the mean over all combinations of mirrored inputs.
+    classes
+        Channels of the logits, background among them.
     precision
         Of the forward passes; probabilities are float32 either way.
     """
@@ -41,6 +43,7 @@ class Predictor:
     preprocessing: Preprocessing
     sliding: Sliding
     dimensions: int = 3
+    classes: int = 2
     mirror_axes: tuple[int, ...] = ()
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: torch.dtype = torch.float32

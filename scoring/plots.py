@@ -52,7 +52,7 @@ def box_plot(values: pd.DataFrame, metric: str, *, phantom: bool) -> Figure:
     """
     panels = _panels(values, metric)
     algorithms = sorted(values["algorithm"].unique())
-    figure = _figure(
+    figure = new_figure(
         max(3.2, 0.9 + (0.7 if len(algorithms) > _NARROW else 1.1) * len(algorithms)) * len(panels),
         4.2,
     )
@@ -121,7 +121,7 @@ def case_strips(values: pd.DataFrame, metric: str, *, phantom: bool) -> Figure:
     panels = _panels(values, metric)
     algorithms = sorted(values["algorithm"].unique())
     longest = max(panel["case_id"].nunique() for _, panel in panels)
-    figure = _figure(max(6.0, 1.6 + 0.2 * longest), 0.6 + 3.4 * len(panels))
+    figure = new_figure(max(6.0, 1.6 + 0.2 * longest), 0.6 + 3.4 * len(panels))
     axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
     for axis, (title, panel) in zip(axes, panels, strict=True):
         finite = panel[np.isfinite(panel["value"])]
@@ -177,7 +177,7 @@ def paired_lines(values: pd.DataFrame, metric: str, *, phantom: bool) -> Figure:
     if len(algorithms) < 2:
         raise ScoringError("lines between methods need two methods", expected="two score files")
     panels = _panels(values, metric)
-    figure = _figure(max(3.2, 1.0 + 1.1 * len(algorithms)) * len(panels), 4.2)
+    figure = new_figure(max(3.2, 1.0 + 1.1 * len(algorithms)) * len(panels), 4.2)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for number, (axis, (title, panel)) in enumerate(zip(axes, panels, strict=True)):
         wide = panel.pivot(
@@ -222,7 +222,7 @@ def forest_plot(summary: pd.DataFrame, metric: str, *, confidence: float, phanto
     averages = summary[(summary["fold"] == AVERAGE) & (summary["metric"] == metric)]
     panels = _panels(averages, metric)
     algorithms = sorted(averages["algorithm"].unique())
-    figure = _figure(max(5.0, 3.2 * len(panels)), 1.6 + 0.42 * len(algorithms))
+    figure = new_figure(max(5.0, 3.2 * len(panels)), 1.6 + 0.42 * len(algorithms))
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axis, (title, panel) in zip(axes, panels, strict=True):
         by_method = panel.set_index("algorithm").to_dict("index")
@@ -274,7 +274,8 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     return written
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of this size in inches, without pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,0 +1,94 @@
+"""`covidseg predict`: segment scans with a trained run."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from covidseg.core.errors import ConfigError, CovidsegError
+
+
+class Intensities(StrEnum):
+    """Scales that NIfTI values may be on."""
+
+    auto = "auto"
+    hu = "hu"
+    windowed = "windowed"
+
+
+def predict(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="NIfTI files, slice pictures, or folders of them or of a DICOM CT series."
+        ),
+    ],
+    run: Annotated[
+        list[Path],
+        typer.Option(help="Folder of a trained run; give several for an ensemble."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the label maps.")],
+    mirror: Annotated[
+        bool | None,
+        typer.Option(
+            "--mirror/--no-mirror",
+            help="Average over mirrored inputs: slower, a little better. [default: the recipe's]",
+        ),
+    ] = None,
+    intensity: Annotated[
+        Intensities,
+        typer.Option(help="Scale of NIfTI values; auto takes [0, 255] for the benchmark's window."),
+    ] = Intensities.auto,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, ... [default: a GPU if there is one]")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Windows at once. [default: the recipe's]")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Predict again what is in the folder already.")
+    ] = False,
+) -> None:
+    """Segment scans: a label map for each, on the scan's own grid.
+
+    What is in the output folder already is kept, so an interrupted call goes on when it is given
+    again. A scan that cannot be segmented is named at the end, and the others are done.
+
+    Example:
+      covidseg predict --run runs/task1-infection-3d/fold0 scans/ --out predictions/
+    """
+    from tqdm import tqdm
+
+    from covidseg.engine.runs import open_runs, read_run
+    from covidseg.inference.files import find_inputs, segment
+
+    found = find_inputs(inputs)
+    if not run:
+        raise ConfigError("no run was given", remedy="add --run FOLDER")
+    predictor = open_runs(run, device=device, mirror=mirror, batch_size=batch_size)
+    todo = [one for one in found if overwrite or not (out / f"{one.name}{one.ending}").exists()]
+    faults: list[str] = []
+    for one in tqdm(todo, desc="predicting", unit="scan", dynamic_ncols=True):
+        try:
+            segment(predictor, one, out, intensity.value)
+        except CovidsegError as fault:
+            faults.append(f"{one.name}: {fault}")
+    labels = ", ".join(
+        f"{value} {name}" for value, name in enumerate(read_run(run[0]).data.labels, start=1)
+    )
+    print(
+        f"{out}: {len(todo) - len(faults)} segmented, {len(found) - len(todo)} kept. "
+        f"Labels: {labels}."
+    )
+    if faults:
+        print(f"{len(faults)} not segmented:")
+        print("\n".join(f"  {line}" for line in faults))
+        raise typer.Exit(1)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Hang `predict` into the command line."""
+    app.command("predict")(predict)

@@ -1,0 +1,189 @@
+"""Segmenting files: what may be given, what is read of it, where the result is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from covidseg.core.errors import ConfigError, GeometryError, IntensityError, LayoutError
+from covidseg.core.files import atomic_file
+from covidseg.imaging.dicom import DicomSeries, find_series, read_series
+from covidseg.imaging.intensity import find_nonfinite, guess_scale
+from covidseg.imaging.nifti import read_nifti, write_nifti
+from covidseg.imaging.picture import read_picture
+from covidseg.imaging.volume import Volume
+from covidseg.inference.predictor import Predictor
+from covidseg.registry.cases import HU, Intensity
+from covidseg.registry.read import PICTURE_AFFINE
+
+# The window that COVID-19-CT-Seg's Radiopaedia scans, and what is modelled on them, are stored in.
+BENCHMARK_WINDOW = Intensity("windowed", (-1250.0, 250.0))
+PICTURE = Intensity("picture")
+_NIFTI = (".nii.gz", ".nii")
+_PICTURES = (".png", ".jpg", ".jpeg")
+
+Scale = Literal["auto", "hu", "windowed"]
+
+
+@dataclass(frozen=True)
+class Input:
+    """One scan that is to be segmented, and the name its result gets."""
+
+    name: str
+    source: Path | DicomSeries
+    kind: Literal["nifti", "dicom", "picture"]
+
+    @property
+    def ending(self) -> str:
+        """Ending of the result's file."""
+        return ".png" if self.kind == "picture" else ".nii.gz"
+
+
+def find_inputs(paths: Sequence[str | Path]) -> list[Input]:
+    """Scans among files and folders: NIfTI files, pictures, and DICOM CT series.
+
+    A folder stands for all NIfTI files and pictures directly in it, or, where it has none, for the
+    CT series in it and below.
+
+    Raises
+    ------
+    LayoutError
+        A path does not exist or holds nothing of these, or two results would have one name.
+    """
+    found: list[Input] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise LayoutError("does not exist", path=path)
+        found += list(_in_folder(path)) if path.is_dir() else [_of_file(path)]
+    names: dict[str, Input] = {}
+    for one in found:
+        if one.name in names:
+            raise LayoutError(
+                f"two inputs would both be written as {one.name}{one.ending}",
+                path=_place(one),
+                expected=f"another name than that of {_place(names[one.name])}",
+                remedy="predict them into folders of their own",
+            )
+        names[one.name] = one
+    return found
+
+
+def _place(one: Input) -> Path:
+    return one.source if isinstance(one.source, Path) else one.source.folder
+
+
+def _of_file(path: Path) -> Input:
+    lower = path.name.lower()
+    for ending in _NIFTI:
+        if lower.endswith(ending):
+            return Input(path.name[: -len(ending)], path, "nifti")
+    if lower.endswith(_PICTURES):
+        return Input(path.stem, path, "picture")
+    raise LayoutError(
+        "is no scan",
+        path=path,
+        expected="NIfTI (.nii, .nii.gz), a slice picture (.png, .jpg), or a folder",
+        remedy="for DICOM give the folder of the series",
+    )
+
+
+def _in_folder(folder: Path) -> Iterator[Input]:
+    files = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+        and not path.name.startswith(".")
+        and path.name.lower().endswith((*_NIFTI, *_PICTURES))
+    ]
+    if files:
+        yield from map(_of_file, files)
+        return
+    series = [one for one in find_series(folder) if one.modality == "CT"]
+    if not series:
+        raise LayoutError(
+            "holds no scan", path=folder, expected="NIfTI files, slice pictures or a CT series"
+        )
+    for one in series:
+        # A patient with one series is named by the patient; several are told apart by their UID.
+        alone = sum(other.patient_id == one.patient_id for other in series) == 1
+        name = one.patient_id or one.folder.name
+        yield Input(name if alone else f"{name}_{one.uid}", one, "dicom")
+
+
+def read_input(one: Input, scale: Scale = "auto") -> tuple[Volume, Intensity]:
+    """A scan and the scale its values are on.
+
+    ``auto`` takes NIfTI values for Hounsfield units unless they lie in [0, 255], which it takes for
+    the benchmark's window of [-1250, 250] HU.
+
+    Raises
+    ------
+    IntensityError
+        Values are not finite, or neither on the one scale nor on the other.
+    """
+    if one.kind == "dicom":
+        assert isinstance(one.source, DicomSeries)
+        return read_series(one.source), HU
+    assert isinstance(one.source, Path)
+    if one.kind == "picture":
+        return Volume(read_picture(one.source)[:, :, None], PICTURE_AFFINE), PICTURE
+    volume = read_nifti(one.source)
+    finding = find_nonfinite(volume.data)
+    if finding is not None:
+        raise IntensityError(finding, path=one.source, remedy="repair the scan")
+    if scale != "auto":
+        return volume, HU if scale == "hu" else BENCHMARK_WINDOW
+    guess = guess_scale(volume.data)
+    if guess.scale == "windowed":
+        return volume, BENCHMARK_WINDOW
+    if guess.scale in ("hu", "constant"):
+        return volume, HU
+    raise IntensityError(
+        guess.reason,
+        path=one.source,
+        expected="Hounsfield units, or values windowed to [0, 255]",
+        remedy="convert it, or say what it is: --intensity hu (or windowed)",
+    )
+
+
+def segment(predictor: Predictor, one: Input, folder: Path, scale: Scale = "auto") -> Path:
+    """Segment a scan and write the label map; return its file.
+
+    NIfTI and DICOM scans give uint8 NIfTI on the scan's own grid; pictures give a PNG of the
+    picture's size, with 255 for the one class of a binary model and the class' value otherwise.
+
+    Raises
+    ------
+    ConfigError
+        The predictor is for volumes and the scan is a picture, or the reverse.
+    """
+    volume, intensity = read_input(one, scale)
+    for_pictures = predictor.preprocessing.plane_size is not None
+    if for_pictures != (one.kind == "picture"):
+        raise ConfigError(
+            f"the run segments {'pictures' if for_pictures else 'CT volumes'}, and "
+            f"{_place(one)} is a {'picture' if one.kind == 'picture' else 'CT volume'}",
+            remedy="use a run that was trained on such data",
+        )
+    result = predictor.predict(volume, intensity)
+    if result.shape != volume.shape:
+        raise GeometryError("the result lost the scan's grid", path=_place(one))
+    target = folder / f"{one.name}{one.ending}"
+    if one.kind == "picture":
+        _write_picture(target, result.data[:, :, 0], predictor)
+    else:
+        write_nifti(target, result)
+    return target
+
+
+def _write_picture(target: Path, labels: np.ndarray, predictor: Predictor) -> None:
+    from PIL import Image
+
+    if predictor.classes == 2:
+        labels = labels * np.uint8(255)
+    with atomic_file(target) as temporary:
+        Image.fromarray(np.ascontiguousarray(labels)).save(temporary, format="PNG")

@@ -1,0 +1,95 @@
+"""Predicting and scoring the parts of a split with trained runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from covidseg.core.errors import CovidsegError
+from covidseg.engine.cache import read_image
+from covidseg.engine.task_data import Part
+from covidseg.imaging.nifti import write_nifti
+from covidseg.inference.predictor import Predictor
+from covidseg.scoring.folder import score_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def predict_part(
+    predictor: Predictor,
+    part: Part,
+    folder: Path,
+    *,
+    rank: int = 0,
+    processes: int = 1,
+) -> list[str]:
+    """Segment this process' share of a part's cases into ``folder``; what there is is kept.
+
+    Returns the cases that could not be segmented, with the reason; the others are done.
+    """
+    faults = []
+    mine = part.cases[rank::processes]
+    bar = tqdm(
+        mine, desc=f"predicting {part.name}", unit="scan", dynamic_ncols=True, disable=rank > 0,
+        leave=False,
+    )  # fmt: skip
+    for case in bar:
+        target = folder / f"{case.case_id}.nii.gz"
+        if target.exists():
+            continue
+        try:
+            write_nifti(target, predictor.predict(read_image(case), case.intensity))
+        except CovidsegError as fault:
+            faults.append(f"{case.case_id}: {fault}")
+    return faults
+
+
+def score_part(
+    part: Part, folder: Path, *, algorithm: str, workers: int | None = None
+) -> pd.DataFrame:
+    """Per-case scores of the label maps in ``folder`` against the part's annotations.
+
+    Annotations are linked beside the predictions, in ``<folder>-references``, so that
+    ``covidseg score`` gives the same from the shell.
+    """
+    references = folder.with_name(folder.name + "-references")
+    references.mkdir(parents=True, exist_ok=True)
+    for case in part.cases:
+        if case.label is None:
+            continue
+        link = references / f"{case.case_id}.nii.gz"
+        if not link.is_symlink():
+            link.symlink_to(os.path.abspath(case.label))
+    meanings = {
+        value: part.targets[target]
+        for case in part.cases
+        for value, target in case.values.items()
+        if target
+    }
+    return score_folder(
+        folder,
+        references,
+        task=part.configuration,
+        labels=part.targets,
+        reference_labels=meanings,
+        ignore_other_labels=True,
+        algorithm=algorithm,
+        part=part.name,
+        phantom=part.phantom,
+        workers=workers,
+        progress=False,
+    )
+
+
+def extremes(scores: pd.DataFrame, label: str) -> Sequence[str]:
+    """The cases with the best, the median and the worst DSC of a label, in that order."""
+    ranked = scores[(scores["label"] == label) & scores["dsc"].notna()].sort_values(
+        ["dsc", "case_id"], ascending=False
+    )
+    cases = ranked["case_id"].tolist()
+    return [cases[0], cases[len(cases) // 2], cases[-1]] if cases else []

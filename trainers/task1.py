@@ -1,0 +1,186 @@
+"""Task 1 of the COVID-19-CT-Seg-Benchmark: learn from 4 annotated scans, test on 16, five folds.
+
+    python trainers/task1.py --profile demo --hub data/hub --out runs/task1
+    accelerate launch trainers/task1.py --profile full ...          (several GPUs)
+
+Trains every fold of every subtask, predicts the test parts (and MosMed's, for infection), scores
+them and prints the benchmark's tables with the published rows beneath. What is done is kept: an
+interrupted call goes on where it was when it is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from covidseg.engine import manifest
+from covidseg.engine.distributed import start_processes
+from covidseg.engine.recipes import load_recipe
+from covidseg.engine.runs import open_runs, read_run
+from covidseg.engine.segmentation import SegmentationRecipe
+from covidseg.engine.task_data import part_names, read_part
+from covidseg.trainers import supervised
+from covidseg.trainers.evaluation import extremes, predict_part, score_part
+from covidseg.trainers.options import run_main
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What of Task 1 is run."""
+
+    subtasks: tuple[str, ...]
+    dimensions: tuple[str, ...]
+    folds: tuple[int, ...]
+    profile: str | None
+    overrides: tuple[str, ...]
+    hub: Path
+    out: Path
+
+
+def run_fold(protocol: Protocol, recipe_name: str, fold: int) -> pd.DataFrame | None:
+    """Train, predict and score one fold; the scores, on the main process."""
+    from covidseg.scoring.scores import read_scores, write_scores
+
+    folder = protocol.out / recipe_name / f"fold{fold}"
+    recipe = load_recipe(
+        recipe_name,
+        protocol.profile,
+        [*protocol.overrides, "--data.fold", str(fold), "--data.hub", str(protocol.hub)],
+        SegmentationRecipe,
+    )
+    accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
+    main, rank, processes = (
+        accelerator.is_main_process,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    done = manifest.read(folder)
+    if done is None or done["status"] != "complete":
+        if main:
+            print(f"{recipe_name}, fold {fold}: training", flush=True)
+        supervised.run(recipe, folder, resume=True)
+    predictor = open_runs([folder], device=accelerator.device)
+    frames = []
+    for name in part_names(protocol.hub, recipe.data.name):
+        if not name.startswith("test"):
+            continue
+        part = read_part(protocol.hub, recipe.data.name, name)
+        predictions = folder / "predictions" / name
+        faults = predict_part(predictor, part, predictions, rank=rank, processes=processes)
+        for fault in faults:
+            print(f"not segmented: {fault}")
+        accelerator.wait_for_everyone()
+        if main:
+            scores = folder / f"scores-{name}.csv"
+            if not scores.exists():
+                algorithm = f"{recipe.network.dimensions}D U-Net (this run)"
+                write_scores(score_part(part, predictions, algorithm=algorithm), scores)
+            frames.append(read_scores(scores))
+    if not main:
+        return None
+    import pandas as pd
+
+    return pd.concat(frames, ignore_index=True)
+
+
+def report(protocol: Protocol, scores: pd.DataFrame) -> str:
+    """Write tables, figures and per-case scores below ``protocol.out``; the tables as text."""
+    from covidseg.scoring.scores import write_scores
+    from covidseg.scoring.tables import render_tables, write_tables
+    from covidseg.scoring.tables_report import report_figures, report_tables
+
+    write_scores(scores, protocol.out / "scores.csv")
+    tables = report_tables(scores, missing="worst")
+    for form in ("md", "csv", "tex"):
+        write_tables(tables, protocol.out / f"task1.{form}", form)  # type: ignore[arg-type]
+    report_figures(scores, protocol.out / "figures", missing="worst")
+    return render_tables(tables, "md")
+
+
+def picture(protocol: Protocol, recipe_name: str, fold: int, scores: pd.DataFrame) -> None:
+    """Draw the best, the median and the worst case of a fold's test part, by its last label."""
+    from covidseg.engine.cache import read_training_case
+    from covidseg.imaging.nifti import read_nifti
+    from covidseg.registry.read import to_hu
+    from covidseg.trainers.overlays import Shown, draw_overlays
+
+    folder = protocol.out / recipe_name / f"fold{fold}"
+    recipe = read_run(folder)
+    part = read_part(protocol.hub, recipe.data.name, "test")
+    label = recipe.data.labels[-1]
+    of_test = scores[scores["part"] == "test"]
+    cases = {case.case_id: case for case in part.cases}
+    shown = []
+    for place, case_id in zip(("best", "median", "worst"), extremes(of_test, label), strict=False):
+        image, annotation = read_training_case(cases[case_id])
+        dsc = of_test[(of_test["case_id"] == case_id) & (of_test["label"] == label)]["dsc"].iloc[0]
+        prediction = read_nifti(folder / "predictions" / "test" / f"{case_id}.nii.gz")
+        assert annotation is not None
+        shown.append(
+            Shown(
+                f"{place}: {case_id}, DSC {dsc:.3f}",
+                to_hu(image, cases[case_id].intensity),
+                annotation,
+                prediction,
+            )
+        )
+    stem = protocol.out / "figures" / f"{recipe_name}-fold{fold}-overlays"
+    draw_overlays(shown, recipe.data.labels, stem, phantom=part.phantom)
+
+
+def run(protocol: Protocol) -> None:
+    """Run the protocol; print the tables and where everything lies."""
+    import pandas as pd
+
+    frames: list[Any] = []
+    for dimensions in protocol.dimensions:
+        for subtask in protocol.subtasks:
+            recipe_name = f"task1-{subtask}-{dimensions}"
+            for fold in protocol.folds:
+                scores = run_fold(protocol, recipe_name, fold)
+                if scores is not None:
+                    picture(protocol, recipe_name, fold, scores)
+                    frames.append(scores)
+    if frames:
+        print(report(protocol, pd.concat(frames, ignore_index=True)))
+        print(f"Per-case scores, tables and figures: {protocol.out}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; see the module's text."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Every value of the recipes can be given too: --train.epochs 5.",
+    )
+    parser.add_argument(
+        "--subtasks", nargs="+", default=["lung", "infection"],
+        choices=["lung", "infection", "union"],
+    )  # fmt: skip
+    parser.add_argument("--dimensions", nargs="+", default=["3d"], choices=["2d", "3d"])
+    parser.add_argument("--folds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--profile", help="demo (minutes on phantoms) or full (the paper's)")
+    parser.add_argument("--hub", type=Path, default=Path("data/hub"))
+    parser.add_argument("--out", type=Path, default=Path("runs/task1"))
+    options, overrides = parser.parse_known_args(arguments)
+    run(
+        Protocol(
+            tuple(options.subtasks),
+            tuple(options.dimensions),
+            tuple(options.folds),
+            options.profile,
+            tuple(overrides),
+            options.hub,
+            options.out,
+        )
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)
