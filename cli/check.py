@@ -55,7 +55,8 @@ def check(
       covidseg check ~/data --datasets nsclc,msd
     """
     from covidseg.registry.check import check_root, write_report
-    from covidseg.registry.show import check_summary, console
+    from covidseg.registry.show import console
+    from covidseg.registry.show_check import check_summary
 
     names = [name for given in datasets or [] for name in given.split(",") if name]
     found = check_root(root, datasets=names or None, workers=workers, progress=progress)

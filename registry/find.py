@@ -14,8 +14,6 @@ from covidseg.core.errors import LayoutError
 from covidseg.registry.cases import Case
 from covidseg.registry.dataset import Dataset, Piece, natural
 from covidseg.registry.datasets import DATASETS, dataset
-from covidseg.registry.phantom.generate import MARKER as PHANTOM_MARKER
-from covidseg.registry.phantom.generate import phantom_marker
 from covidseg.registry.tree import VOLUME, Tree, is_dicom_name, walk
 
 _PICTURE = re.compile(r"\.(jpe?g|png|bmp|tiff?)$", re.IGNORECASE)
@@ -144,9 +142,7 @@ def find_cases(
     tree = walk(root)
     found = FoundDatasets(tree.root, tuple(entry.key for entry in chosen))
     found.unreadable = tree.unreadable
-    found.phantom_folders = [f.path for f in tree.folders if PHANTOM_MARKER in f.files]
-    if phantom_marker(tree.root) is not None:
-        found.phantom_folders = [tree.root]
+    found.phantom_folders = _phantom_folders(tree)
     claimed: set[Path] = set()
     # Every dataset looks, also where few are asked for: what another one claims is not unknown.
     for entry in DATASETS.values():
@@ -168,6 +164,15 @@ def find_cases(
         or path.name.lower() in _ARCHIVES.get(entry.key, ())
     ]
     return found
+
+
+def _phantom_folders(tree: Tree) -> list[Path]:
+    # Drawing phantoms needs much that finding cases does not.
+    from covidseg.registry.phantom.generate import MARKER, phantom_marker
+
+    if phantom_marker(tree.root) is not None:
+        return [tree.root]
+    return [folder.path for folder in tree.folders if MARKER in folder.files]
 
 
 # Archives that are not openly downloadable, by the names they come under.

@@ -1,9 +1,8 @@
-"""What the registry's commands print: tables of datasets and of findings, for a terminal."""
+"""What `covidseg datasets` and `covidseg download` print."""
 
 from __future__ import annotations
 
-import contextlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,13 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from covidseg.registry.check import CheckReport
-from covidseg.registry.dataset import Dataset, by_layout
+from covidseg.registry.dataset import Dataset
 from covidseg.registry.find import FoundDatasets
-from covidseg.registry.findings import SEVERITIES, Finding, Severity
-
-_STYLES: dict[Severity, str] = {"error": "bold red", "warning": "yellow", "note": "cyan"}
-_SHOWN_A_KIND = 5
 
 
 def datasets_table(datasets: Sequence[Dataset], found: FoundDatasets | None) -> RenderableType:
@@ -38,7 +32,7 @@ def datasets_table(datasets: Sequence[Dataset], found: FoundDatasets | None) -> 
             licence.append("\nnot to be passed on", style="yellow")
         table.add_row(
             f"{entry.key}\n[not bold dim]{escape(entry.title)}[/]",
-            _cohorts(entry, found),
+            cohorts(entry, found),
             licence,
             "\n".join(entry.tasks),
             _source(entry),
@@ -46,7 +40,8 @@ def datasets_table(datasets: Sequence[Dataset], found: FoundDatasets | None) -> 
     return table
 
 
-def _cohorts(entry: Dataset, found: FoundDatasets | None) -> Text:
+def cohorts(entry: Dataset, found: FoundDatasets | None) -> Text:
+    """Cases of each cohort, one a line: found of those published, or as many as were published."""
     text = Text()
     counts: Counter[str] = Counter() if found is None else found.counts(entry.key)
     for cohort in dict.fromkeys((*entry.expected_counts, *counts)):
@@ -94,92 +89,6 @@ def download_notes(entry: Dataset, out: Path) -> RenderableType:
     ]
     lines.append(Text(f"Then: covidseg check {out}", style="bold"))
     return Group(*lines)
-
-
-def check_summary(report: CheckReport) -> RenderableType:
-    """The table at the end of a check, then its findings, worst first."""
-    return Group(
-        _check_table(report), *_grouped(report.findings, report.found.root), _verdict(report)
-    )
-
-
-def _check_table(report: CheckReport) -> Table:
-    from covidseg.registry.datasets import DATASETS
-
-    found = report.found
-    table = Table(title="PHANTOM data" if found.phantom else None)
-    table.add_column("dataset", style="bold", no_wrap=True)
-    table.add_column("layout")
-    table.add_column("cases found", no_wrap=True)
-    for heading in ("files", "size", "errors", "warnings", "notes"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for key in found.present():
-        layouts = by_layout(found.of(key))
-        table.add_row(
-            key,
-            ", ".join(layouts),
-            _cohorts(DATASETS[key], found),
-            f"{report.files[key]:,}",
-            size_of(report.bytes[key]),
-            *(_number(report.count(severity, key), severity) for severity in SEVERITIES),
-        )
-    return table
-
-
-def _number(count: int, severity: Severity) -> Text:
-    return Text(str(count), style=_STYLES[severity] if count else "dim")
-
-
-def _grouped(findings: Sequence[Finding], root: Path) -> list[RenderableType]:
-    lines: list[RenderableType] = []
-    for severity in SEVERITIES:
-        chosen = [finding for finding in findings if finding.severity == severity]
-        if not chosen:
-            continue
-        heading = f"\n{len(chosen)} {severity}{'s' if len(chosen) > 1 else ''}"
-        lines.append(Text(heading, style=_STYLES[severity]))
-        kinds: dict[tuple[str, str], list[Finding]] = defaultdict(list)
-        for finding in chosen:
-            kinds[finding.dataset, finding.kind].append(finding)
-        grid = Table.grid(padding=(0, 1))
-        grid.add_column(style="dim", no_wrap=True)
-        grid.add_column(overflow="fold")
-        for (dataset, kind), group in kinds.items():
-            for finding in group[:_SHOWN_A_KIND]:
-                grid.add_row(f"  {kind}", _told(finding, root))
-            if len(group) > _SHOWN_A_KIND:
-                where = f" of {dataset}" if dataset else ""
-                left = len(group) - _SHOWN_A_KIND
-                grid.add_row("", Text(f"... and {left} more {kind}{where}", style="dim"))
-        lines.append(grid)
-    return lines
-
-
-def _told(finding: Finding, root: Path) -> Text:
-    """A finding in up to three lines: where, what, and what to do."""
-    where = finding.file or " ".join(filter(None, (finding.dataset, finding.case_id)))
-    with contextlib.suppress(ValueError):
-        where = str(Path(where).relative_to(root))
-    text = Text(where, style="bold").append(f"\n{finding.found}", style="not bold")
-    if finding.remedy:
-        text.append(f"\n-> {finding.remedy}", style="not bold dim")
-    return text
-
-
-def _verdict(report: CheckReport) -> Text:
-    cases = len(report.cases)
-    noun = f"{cases:,} case{'' if cases == 1 else 's'} read whole"
-    if report.ok:
-        return Text(f"\n{noun}; no errors.", style="green")
-    errors = report.count("error")
-    return Text(f"\n{noun}; {errors} error{'s' if errors > 1 else ''}.", style="bold red")
-
-
-def size_of(count: int) -> str:
-    """A number of bytes for people."""
-    if count < 1e6:
-        return f"{count / 1e3:.0f} kB"
-    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
 
 
 def console(*, stderr: bool = False) -> Console:

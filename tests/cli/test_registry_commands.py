@@ -118,7 +118,7 @@ def test_download_that_fails_is_said(run, tmp_path, monkeypatch):
     from covidseg.registry.datasets import DATASETS
     from covidseg.registry.msd import Download
 
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr("covidseg.registry.download._ATTEMPTS", 1)
     monkeypatch.setattr(
         type(DATASETS["msd"]), "downloads", (Download("http://127.0.0.1:9/x.tar", "x.tar"),)
     )
