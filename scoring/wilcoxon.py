@@ -54,8 +54,7 @@ class SignedRankTests:
         #: Row numbers of the unordered pairs: pair k compares ``first[k]`` with ``second[k]``.
         self.first, self.second = np.triu_indices(self.algorithms, 1)
         self.pairs = len(self.first)
-        # 2 W+ is at most n(n + 1): float32 holds it exactly up to 4,095 cases.
-        self._dtype = np.float32 if self.cases * (self.cases + 1) < 1 << 24 else np.float64
+        self._dtype = _exact_type(self.cases)
         self._upper = np.triu_indices(self.cases, 1)
         self._complete = not np.isnan(values).any()
         entries = self.pairs * (self.cases * (self.cases + 1) // 2)
@@ -142,6 +141,11 @@ class SignedRankTests:
     def _undefined(self, part: slice) -> np.ndarray:
         absent = np.isnan(self.values)
         return absent[self.first[part]] | absent[self.second[part]]
+
+
+def _exact_type(cases: int) -> type[np.floating]:
+    """The quickest type that holds 2 W+, at most n(n + 1), exactly."""
+    return np.float32 if cases * (cases + 1) <= 1 << 24 else np.float64
 
 
 class _Chunk:
