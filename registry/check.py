@@ -25,7 +25,7 @@ from covidseg.registry.findings import SEVERITIES, CaseCheck, Finding, as_dict, 
 _FEW_CASES = 4
 _NAMED = 6
 
-_EVALUATION = ("labelled", "train", "validation", "test", "test_seen", "test_unseen")
+_POOL = "unlabelled"
 
 
 @dataclass
@@ -271,13 +271,13 @@ def _same_pixels(cases: Iterable[Case], done: dict[Path, CaseCheck]) -> Iterator
         if content := done[case.image].facts.get("content_hash"):
             groups[content].append(case)
     for group in groups.values():
-        first = min(group, key=lambda case: case.cohort not in _EVALUATION)
+        first = min(group, key=lambda case: case.cohort == _POOL)
         for other in group:
-            if (other.dataset, other.case_id) == (first.dataset, first.case_id):
+            if other is first or _one_case(first, other):
                 continue
-            pool = other.cohort not in _EVALUATION and first.cohort in _EVALUATION
+            apart = other.dataset != first.dataset or (first.cohort != _POOL == other.cohort)
             yield Finding(
-                "warning" if pool or other.dataset != first.dataset else "error",
+                "warning" if apart else "error",
                 "duplicate-content",
                 other.dataset,
                 f"holds the very voxels of {first.dataset} {first.case_id} ({first.cohort}):"
@@ -285,9 +285,17 @@ def _same_pixels(cases: Iterable[Case], done: dict[Path, CaseCheck]) -> Iterator
                 other.case_id,
                 str(other.image),
                 "never train on it where the other is evaluated on"
-                if pool or other.dataset != first.dataset
+                if apart
                 else "one of the two has the wrong name: take it from the dataset's own download",
             )
+
+
+def _one_case(a: Case, b: Case) -> bool:
+    """Whether two scans are one case by name: copies, which are reported as such, or cohorts of
+    the same cases (StructSeg's two tasks)."""
+    if (a.dataset, a.case_id) != (b.dataset, b.case_id):
+        return False
+    return a.cohort == b.cohort or {a.cohort, b.cohort} <= set(DATASETS[a.dataset].listed_cohorts)
 
 
 def _of(part: int, whole: int) -> str:

@@ -245,6 +245,21 @@ def test_one_scan_under_two_names(hand, tmp_path):
     assert "never train on it" in findings[1].remedy
 
 
+def test_pool_scan_that_is_an_evaluation_scan_by_name_too(hand, tmp_path):
+    for name in (
+        "COVID-19-20_v2/Validation/volume-covid19-A-0004_ct.nii.gz",
+        "CT-Images-in-COVID-19/volume-covid19-A-0004.nii.gz",
+        # The same scan in StructSeg's two tasks is as it should be.
+        "Task3_Thoracic_OAR/1/data.nii.gz",
+        "Task4_Lung_GTV/1/data.nii.gz",
+    ):
+        hand.put(tmp_path / name, hand.scan(5 if "covid19" in name else 6))
+    (finding,) = [f for f in check(tmp_path).findings if f.kind == "duplicate-content"]
+    assert finding.severity == "warning"
+    assert "CT-Images-in-COVID-19" in finding.file
+    assert "volume-covid19-A-0004 (validation)" in finding.found
+
+
 def structseg(hand, root, affine):
     folder = root / "Task3_Thoracic_OAR" / "3"
     hand.put(folder / "data.nii.gz", hand.scan(), affine)

@@ -390,3 +390,9 @@ def test_only_what_is_asked_for(tmp_path, hand):
     assert found.present() == ["msd"]
     # What another dataset claims is not called unknown.
     assert not found.ignored
+
+
+def test_repositories_that_were_built_are_not_cases_again(tmp_path, hand):
+    hand.touch(tmp_path, "raw/CT-1/study_0255.nii.gz", "hub/CT-1/study_0255.nii.gz")
+    (tmp_path / "hub" / ".covidseg").mkdir()
+    assert [case.image.parts[-3] for case in find_cases(tmp_path).cases] == ["raw"]
