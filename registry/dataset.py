@@ -253,13 +253,7 @@ class Dataset:
             if not candidates:
                 found.masks_without_image.append(piece)
                 continue
-            nearest = min(
-                candidates,
-                key=lambda image, piece=piece: (
-                    _distance(image.path, piece.path),
-                    image.layout != piece.layout,
-                ),
-            )
+            nearest = _nearest(candidates, piece)
             held = masks[nearest.path]
             if piece.role in held:
                 twice.append((nearest, piece.role, piece.path))
@@ -310,6 +304,15 @@ def natural(text: str) -> list[tuple[int, str]]:
 def by_layout(cases: Sequence[Case]) -> Counter[str]:
     """Number of cases in each layout."""
     return Counter(case.layout for case in cases)
+
+
+def _nearest(images: Sequence[Piece], mask: Piece) -> Piece:
+    """The image that lies fewest steps from a mask, of equals the one of the same layout."""
+
+    def remoteness(image: Piece) -> tuple[int, bool]:
+        return _distance(image.path, mask.path), image.layout != mask.layout
+
+    return min(images, key=remoteness)
 
 
 def _distance(a: Path, b: Path) -> int:

@@ -9,9 +9,10 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -34,7 +35,7 @@ class _Member:
     size: int
     is_folder: bool
     refused: str
-    source: zipfile.ZipInfo | tarfile.TarInfo
+    open: Callable[[], IO[bytes]]
 
 
 def archive_stem(name: str) -> str | None:
@@ -79,7 +80,7 @@ def extract(archive: Path, folder: Path, *, progress: bool = True) -> Path:
 
 
 def _unpack(archive: Path, folder: Path, progress: bool) -> None:
-    with _opened(archive) as (members, opener):
+    with _opened(archive) as members:
         total = _require_harmless(members, archive, folder)
         with tqdm(
             total=total,
@@ -95,7 +96,7 @@ def _unpack(archive: Path, folder: Path, progress: bool) -> None:
                     target.mkdir(parents=True, exist_ok=True)
                     continue
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with opener(member) as source, open(target, "xb") as file:
+                with member.open() as source, open(target, "xb") as file:
                     _copy(source, file, member, archive, bar)
 
 
@@ -116,33 +117,34 @@ def _copy(source: IO[bytes], file: IO[bytes], member: _Member, archive: Path, ba
 
 
 @contextmanager
-def _opened(archive: Path) -> Iterator[tuple[list[_Member], object]]:
+def _opened(archive: Path) -> Iterator[list[_Member]]:
     if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as file:
-            yield (
-                [_zip_member(info) for info in file.infolist()],
-                lambda member: file.open(member.source),
-            )
+        with zipfile.ZipFile(archive) as packed:
+            yield [_zip_member(packed, info) for info in packed.infolist()]
         return
     # Opening tells whether it is tar, in any of its compressions; what it is not raises.
-    with tarfile.open(archive, "r:*") as file:
-        yield (
-            [_tar_member(info) for info in file.getmembers()],
-            lambda member: file.extractfile(member.source),
-        )
+    with tarfile.open(archive, "r:*") as tape:
+        yield [_tar_member(tape, info) for info in tape.getmembers()]
 
 
-def _zip_member(info: zipfile.ZipInfo) -> _Member:
+def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
     kind = stat.S_IFMT(info.external_attr >> 16)
     refused = "" if kind in (0, stat.S_IFREG, stat.S_IFDIR) else "is a link or a device"
     if info.flag_bits & 1:
         refused = "is encrypted"
-    return _Member(info.filename, info.file_size, info.is_dir(), refused, info)
+    return _Member(
+        info.filename, info.file_size, info.is_dir(), refused, partial(archive.open, info)
+    )
 
 
-def _tar_member(info: tarfile.TarInfo) -> _Member:
+def _tar_member(archive: tarfile.TarFile, info: tarfile.TarInfo) -> _Member:
+    def open_member() -> IO[bytes]:
+        file = archive.extractfile(info)
+        assert file is not None, "only plain files are opened"
+        return file
+
     refused = "" if info.isreg() or info.isdir() else "is a link or a device"
-    return _Member(info.name, info.size, info.isdir(), refused, info)
+    return _Member(info.name, info.size, info.isdir(), refused, open_member)
 
 
 def _require_harmless(members: list[_Member], archive: Path, folder: Path) -> int:
