@@ -7,6 +7,7 @@ Hounsfield units are textbook values; the shapes are fitted by eye to real scans
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,7 +16,7 @@ import numpy as np
 from covidseg.registry.phantom.draws import Noise
 from covidseg.registry.phantom.grid import Grid
 
-Tube = list[tuple[tuple[float, float, float], float]]
+Tube = Sequence[tuple[tuple[float, float, float], float]]
 
 
 @dataclass(frozen=True)
@@ -411,8 +412,8 @@ def _build(chest: Chest, noise: Noise, grid: Grid, contrast: float) -> Anatomy:
     )  # fmt: skip
     paint(hu, chamber, blood * 0.9, soft)
     paint(hu, np.minimum(heart, x - chest.midline - 4) - 6, blood * 0.8, soft)
-    for vessel in (cava, pulmonary, aorta):
-        paint(hu, vessel, blood, soft)
+    for filled in (cava, pulmonary, aorta):
+        paint(hu, filled, blood, soft)
 
     # Bones.
     spine_x, spine_y = chest.midline + chest.lean * z, chest.spine_y(z)

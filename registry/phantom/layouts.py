@@ -197,7 +197,8 @@ def nsclc_jobs(seed: int, size: str) -> Iterator[Job]:
 def nsclc_write(job: Job, folder: Path) -> None:
     effusion = any("Effusions" in name for name in job.outputs)
     patient = Patient.draw(job.seed, sources.NSCLC, job.case, effusion=effusion)
-    wanted = ("lungs", "effusion", "tumour", "organs")
+    planned = job.outputs[-1].endswith(".dcm")
+    wanted = ("lungs", "effusion", *(("tumour", "organs") if planned else ()))
     scan = draw_scan(patient, sources.NSCLC, job.case, job.sampled, wanted)
     number, lungs = int(job.case[-3:]), scan.masks["lungs"]
     # Which value is which lung varies, as nothing says it in the real ones: by centroid, then.
@@ -209,7 +210,7 @@ def nsclc_write(job: Job, folder: Path) -> None:
         for name, data in zip(job.outputs[2:4], (first, second), strict=True):
             _nifti(folder / name, scan, data.astype(np.uint8), _PLETHORA_AXES)
     uid = f"{_UID}.{job.seed % 10**9}.{number}"
-    if job.outputs[-1].endswith(".dcm"):
+    if planned:
         plan = np.where(scan.masks["organs"] == 6, np.uint8(4), lungs)
         plan[scan.masks["tumour"] > 0] = 3
         write_rtstruct(
@@ -325,7 +326,9 @@ def covid1920_extras(folder: Path, seed: int, size: str) -> None:
         for case in names[part]
     ]
     _table(folder / _TEST / "test_sources.csv", ["case_id", "source"], rows)
-    refused = [[case, *why] for case, why in rosters.covid1920_contaminated().items()]
+    refused: list[list[object]] = [
+        [case, *why] for case, why in rosters.covid1920_contaminated().items()
+    ]
     _table(
         folder / _POOL / "phantom_contamination.csv",
         ["case_id", "same", "evaluation_case"],

@@ -72,7 +72,7 @@ def vessel_share(
     """
     points, volumes = [], []
     voxel = float(np.prod(grid.spacing_mm))
-    step = min(grid.spacing_mm) * 0.8
+    step = float(min(grid.spacing_mm))
     for side in (1, -1):
         for _ in range(2):
             tree = _tree(rng, np.asarray(chest.hilum(side), float), side, chest, generations)

@@ -61,7 +61,7 @@ class Size:
     name: str
     in_plane: int
     slices: int
-    work_mm: float = 1.9
+    work_mm: float = 2.4
 
 
 SIZES = {

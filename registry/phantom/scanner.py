@@ -64,7 +64,11 @@ class Exposure:
             gain=float(rng.uniform(*scanner.gain)),
             contrast=float(rng.uniform(*scanner.contrast)),
             shift_mm=(float(rng.normal(0, 5)), float(rng.normal(-4, 5)), float(rng.normal(0, 3))),
-            origin_mm=tuple(float(v) for v in np.round(rng.uniform(-400, 400, 3) * [0.1, 0.3, 1])),
+            origin_mm=(
+                float(np.round(rng.uniform(-40, 40))),
+                float(np.round(rng.uniform(-120, 120))),
+                float(np.round(rng.uniform(-400, 400))),
+            ),
             motion=float(rng.random() * scanner.motion),
         )
 
