@@ -1,0 +1,88 @@
+import json
+
+import pytest
+
+from covidseg.cli.main import main
+
+
+@pytest.fixture
+def run(capsys):
+    def command(*arguments):
+        status = 0
+        try:
+            main(["splits", *map(str, arguments)])
+        except SystemExit as stop:
+            status = stop.code or 0
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return command
+
+
+def test_list(run):
+    status, out, _ = run("list", "task1")
+    assert status == 0
+    assert len(out.splitlines()) == 15
+    rows = [line.split(maxsplit=1) for line in out.splitlines()]
+    assert ["task1-infection-fold0", "train 4, test 16, test_mosmed 50"] in rows
+    assert out.count("also -clean") == 6
+    status, out, _ = run("list", "--json")
+    assert len(json.loads(out)) == 77
+    status, _, err = run("list", "task9")
+    assert status == 2
+    assert "task1-reverse" in err
+
+
+def test_show(run):
+    status, out, _ = run("show", "task2-msd-tumour")
+    assert status == 0
+    assert "a prediction's values: 1 lesion" in out
+    assert "msd tumour (tumour as lesion): 51" in out
+    assert "covid-ct-seg infection (infection as lesion): 20" in out
+    _, out, _ = run("show", "task1-lung-fold2-clean", "--json")
+    shown = json.loads(out)
+    assert [case["case_id"] for case in shown["parts"]["train"]] == [
+        "coronacases_010",
+        "coronacases_001",
+    ]
+    assert len(shown["removed"]) == 2
+    status, _, err = run("show", "covid1920")
+    assert status == 2
+    assert "--root" in err
+
+
+def test_audit_of_the_published_splits_finds_known_faults(run):
+    status, out, _ = run("audit")
+    assert status == 0
+    assert "70 splits audited by scans and patients." in out
+    assert "radiopaedia_10_85902_1 and covid-ct-seg/radiopaedia_10_85902_3" in out
+    assert "and 9 more" in out  # 14 pleural-effusion test cases
+    assert "Pairs of cases that leak: 0; known faults: " in out
+    status, out, _ = run("audit", "task2", "--json")
+    leaks = json.loads(out)["leaks"]
+    assert (status, len(leaks)) == (0, 24)
+    assert all(leak["known_fault"] for leak in leaks)
+
+
+def test_audit_of_ones_own_split(run, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"train": ["LUNG1-001"], "test": ["nsclc/LUNG1-001"]}')
+    status, out, _ = run("audit", path)
+    assert status == 1
+    assert "the same scan in train and test" in out
+    path.write_text('{"train": ["LUNG1-001"], "test": ["LUNG1-002"]}')
+    assert run("audit", path)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("nowhere.json", "no such file"),
+        ("task1-lung-fold9", "is not known"),
+        ("task1-lung-fold2-clean", "without leaks by construction"),
+    ],
+)
+def test_what_cannot_be_audited(run, what, said):
+    status, _, err = run("audit", what)
+    assert status == 2
+    assert said in err
