@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -115,22 +116,18 @@ class Search:
     def within(
         cls,
         tolerance_mm: float,
-        spacing_mm: Sequence[float],
+        spacing_mm: tuple[float, ...],
         axes: tuple[int, ...],
-        shape: tuple[int, int, int],
+        far: tuple[int, ...],
     ) -> Search:
-        """All offsets that can occur in a box of ``shape`` voxels (slabs, rows, bits).
+        """All offsets of at most ``far`` slabs, rows and bits (rows and bits in a picture).
 
         The distance is computed in float64 and with the axes of the image in their order, as
         scipy's distance transform does: ``0.3 * 10 <= 3`` is decided by the last bit.
         """
-        steps = [spacing_mm[axis] for axis in axes]
-        far = [
-            int(min(size, tolerance_mm // step + 1))
-            for size, step in zip(shape[-len(axes) :], steps, strict=True)
-        ]
+        steps = tuple(spacing_mm[axis] for axis in axes)
         if len(axes) == 2:
-            axes, steps, far = (-1, *axes), [0.0, *steps], [0, *far]
+            axes, steps, far = (-1, *axes), (0.0, *steps), (0, *far)
         slabs, rows = (grid.ravel() for grid in np.mgrid[0 : far[0] + 1, 0 : far[1] + 1])
         offsets = [slabs, rows, np.zeros_like(rows)]
         in_image_order = np.argsort(axes)
@@ -176,19 +173,34 @@ class Search:
 
 def searches_at(
     tolerance_mm: float,
-    spacing_mm: Sequence[float],
+    spacing_mm: tuple[float, ...],
     axes: tuple[int, ...],
     shape: tuple[int, int, int],
 ) -> tuple[Search, Search]:
-    """The offsets that are certainly within a tolerance, and those that may be.
+    """The offsets in a box of ``shape`` voxels that are certainly within a tolerance, or may be.
 
     They are one and the same object unless the tolerance falls among distances that are equal on
     paper and not in float64: at a spacing of 0.3 mm, (3, 0, 0) and (1, 2, 2) are both 0.9 mm, of
     which ``3 * 0.3`` includes the first alone. Which of two such neighbours is *the* nearest is
     then up to scipy's distance transform, and with it the result of ``surface-distance``.
     """
+    far = tuple(
+        int(min(size, tolerance_mm // spacing_mm[axis] + 1))
+        for size, axis in zip(shape[-len(axes) :], axes, strict=True)
+    )
+    return _searches(tolerance_mm, spacing_mm, axes, far)
+
+
+# Kept for the next label and the next case: scans of one scanner share their spacing.
+@lru_cache(maxsize=64)
+def _searches(
+    tolerance_mm: float,
+    spacing_mm: tuple[float, ...],
+    axes: tuple[int, ...],
+    far: tuple[int, ...],
+) -> tuple[Search, Search]:
     exact, narrow, wide = (
-        Search.within(tolerance_mm * factor, spacing_mm, axes, shape)
+        Search.within(tolerance_mm * factor, spacing_mm, axes, far)
         for factor in (1, 1 - _ROUNDING, 1 + _ROUNDING)
     )
     if narrow.offsets < exact.offsets < wide.offsets:
