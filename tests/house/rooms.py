@@ -6,14 +6,14 @@ from pathlib import Path
 
 FLOORS: list[set[str]] = [
     {"core"},
-    {"imaging", "splits"},
+    {"imaging", "recipes", "splits"},
     {"registry"},
     {"scoring"},
     {"networks"},
     {"inference"},
     {"engine"},
     {"fewshot", "pseudolabel"},
-    {"recipes", "trainers"},
+    {"trainers"},
     {"cli"},
 ]
 REPOSITORY = Path(__file__).resolve().parents[2]
