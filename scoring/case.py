@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -169,11 +170,11 @@ def score_case(
         if box is None:
             overlap = Overlap(0, 0, 0, (float("nan"),) * len(tolerances[name]))
         else:
-            masks = _label_masks((ours, theirs), occupied, box, values)
-            inner = occupied_box(*masks)
+            mine, other = _label_masks((ours, theirs), occupied, box, values)
+            inner = occupied_box(mine, other)
             if inner is not None:
-                masks = [mask[inner] for mask in masks]
-            overlap = compare_packed(*masks, axes, steps, tolerances[name])
+                mine, other = mine[inner], other[inner]
+            overlap = compare_packed(mine, other, axes, steps, tolerances[name])
         voxels[0] += overlap.voxels_prediction
         voxels[1] += overlap.voxels_reference
         scores.append(_label_scores(values[0], name, overlap, tolerances[name], steps, chosen))
@@ -256,7 +257,7 @@ def tolerances_by_label(
 
 
 def _ascending(tolerances_mm: float | Sequence[float]) -> tuple[float, ...]:
-    several = [tolerances_mm] if np.isscalar(tolerances_mm) else tolerances_mm
+    several: Any = tolerances_mm if np.ndim(tolerances_mm) else [tolerances_mm]
     return tuple(sorted({check_tolerance(tolerance) for tolerance in several}))
 
 

@@ -383,7 +383,8 @@ def _voxel_size(path: Path, by_affine: tuple[float, float, float]) -> tuple[floa
     """
     import nibabel as nib
 
-    zooms = tuple(float(size) for size in nib.load(path).header.get_zooms()[:3])
+    header: Any = nib.load(path).header  # NIfTI-1 or NIfTI-2
+    zooms = tuple(float(size) for size in header.get_zooms()[:3])
     return zooms if np.allclose(zooms, by_affine, rtol=1e-4, atol=0) else by_affine
 
 

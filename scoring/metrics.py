@@ -39,7 +39,9 @@ def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
     """
     ours, theirs = _masks(prediction, reference)
     return dice_of_counts(
-        np.count_nonzero(ours), np.count_nonzero(theirs), np.count_nonzero(ours & theirs)
+        int(np.count_nonzero(ours)),
+        int(np.count_nonzero(theirs)),
+        int(np.count_nonzero(ours & theirs)),
     )
 
 
@@ -63,7 +65,7 @@ def normalized_absolute_volume_error(prediction: np.ndarray, reference: np.ndarr
         As `dice`.
     """
     ours, theirs = _masks(prediction, reference)
-    return volume_error_of_counts(np.count_nonzero(ours), np.count_nonzero(theirs))
+    return volume_error_of_counts(int(np.count_nonzero(ours)), int(np.count_nonzero(theirs)))
 
 
 def volume_error_of_counts(prediction: int, reference: int) -> float:

@@ -83,15 +83,15 @@ def compare_packed(
         return Overlap(*volumes, (1.0,) * len(tolerances_mm))
 
     surfaces = [Surface(mask, string, len(axes)) for mask in (ours, theirs)]
-    elements = sum(surface.count_elements() for surface in surfaces)
-    missed = dict.fromkeys(ordered, 0)
+    elements = np.sum([surface.count_elements() for surface in surfaces], axis=0)
+    missed = {tolerance: np.zeros_like(elements) for tolerance in ordered}
     for surface, other in (surfaces, surfaces[::-1]):
         unmatched = Unmatched(surface, other)
         for tolerance, (certain, widest) in zip(ordered, searches, strict=True):
             unmatched.drop(certain)
             if widest is not certain and unmatched.would_drop(widest):
                 unmatched.drop_measured(tolerance, steps, axes, shape)
-            missed[tolerance] = missed[tolerance] + unmatched.count_elements()
+            missed[tolerance] += unmatched.count_elements()
     areas = element_areas(tuple(steps[axis] for axis in axes))
     return Overlap(
         *volumes,
