@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from tqdm import tqdm
 
 from covidseg.core.errors import ConfigError, CovidsegError, StorageError, TrainingError
 from covidseg.core.files import atomic_file, storage_error
@@ -260,7 +261,7 @@ class _Run:
         if len(state["random"]) == self.accelerator.num_processes:
             restore_random_states(state["random"][self.accelerator.process_index])
         elif self.accelerator.is_main_process:
-            print(
+            tqdm.write(
                 f"The run was made by {len(state['random'])} processes and goes on with "
                 f"{self.accelerator.num_processes}: the same batches, other random numbers."
             )

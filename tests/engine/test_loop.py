@@ -237,7 +237,7 @@ def test_full_disk_leaves_the_earlier_checkpoint_and_the_run_goes_on_later(
         return file
 
     monkeypatch.setattr("covidseg.engine.checkpoint.open", opened, raising=False)
-    with pytest.raises(StorageError, match="No space left.*[Ff]ree space"):
+    with pytest.raises(StorageError, match=r"No space left.*[Ff]ree space"):
         tiny_run.run(run_dir)
     assert [p.name for p in (run_dir / "checkpoints").iterdir() if p.name != "last"] == [
         "step-00000003"
