@@ -102,9 +102,12 @@ def _print(report: BuildReport, out: Path) -> None:
     if report.left_out:
         from covidseg.registry.hub_card import grouped
 
-        typer.echo("\nLeft out:")
+        names: dict[str, list[str]] = {}
         for name, reason in grouped(report.left_out).items():
-            typer.echo(f"  {name}: {reason}")
+            names.setdefault(reason, []).append(name)
+        typer.echo("\nLeft out:")
+        for reason, stems in names.items():
+            typer.echo(f"  {reason}: {', '.join(stems)}")
     incomplete = {
         note: name
         for name, notes in reversed(report.notes.items())
@@ -122,6 +125,6 @@ def _print(report: BuildReport, out: Path) -> None:
         if len(report.faults) > _SHOWN:
             typer.echo(f"  ... all of them in {out}/.covidseg/report.json")
     if made:
-        first = next(iter(made))
+        first = "task1-infection-fold0" if "task1-infection-fold0" in made else next(iter(made))
         part = next(iter(made[first]))
         typer.echo(f'\n  load_dataset("{out}", "{first}", split="{part}")')

@@ -85,11 +85,11 @@ def list_(
         return
     width = max(len(row["configuration"]) for row in rows)
     for row in rows:
-        parts = ", ".join(
+        counts = ", ".join(
             f"{part} {'?' if count is None else count}" for part, count in row["parts"].items()
         )
         clean = "   also -clean" if row["clean"] else ""
-        typer.echo(f"{row['configuration']:<{width}}  {parts}{clean}")
+        typer.echo(f"{row['configuration']:<{width}}  {counts}{clean}")
     if any(row["clean"] is None for row in rows):
         typer.echo("?: counted from the cases on disk; name their folder with --root.")
 
@@ -267,16 +267,17 @@ def _grouped(leaks: list[Leak]) -> list[str]:
         pair = (first.part, second.part, same, leak.fault, first.case, second.case)
         places.setdefault(pair, []).append(where)
     pairs: dict[tuple[Any, ...], list[str]] = {}
-    for (part, other_part, same, fault, case, other), where in places.items():
+    for (part, other_part, same, fault, case, other), configurations in places.items():
         names = str(case) if case == other else f"{case} and {other}"
-        pairs.setdefault((part, other_part, same, fault, _folds(where)), []).append(names)
+        kind = (part, other_part, same, fault, _folds(configurations))
+        pairs.setdefault(kind, []).append(names)
     lines = []
-    for (part, other_part, same, fault, where), names in pairs.items():
+    for (part, other_part, same, fault, inside), cases in pairs.items():
         why = f": {fault}" if fault else ""
         lines += [
             f"- {same} in {part} and {other_part}{why}",
-            f"    in     {where}",
-            f"    cases  {_some(names)}",
+            f"    in     {inside}",
+            f"    cases  {_some(cases)}",
         ]
     return lines
 
