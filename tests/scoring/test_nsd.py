@@ -86,10 +86,10 @@ def cases(draw, largest=7):
 
 
 def masks(shape):
-    """Bits of random bytes, which are quicker to draw than arrays; thinned out up to twice."""
+    """Bits of random bytes, quicker to draw than arrays; thinned out, to be sparse too."""
     voxels = math.prod(shape)
     packed = st.binary(min_size=-(-voxels // 8), max_size=-(-voxels // 8))
-    return st.lists(packed, min_size=1, max_size=3).map(
+    return st.lists(packed, min_size=1, max_size=7).map(
         lambda draws: (
             np.bitwise_and.reduce(
                 [np.unpackbits(np.frombuffer(draw, np.uint8), count=voxels) for draw in draws]
