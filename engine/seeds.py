@@ -31,7 +31,8 @@ def seed_everything(seed: int, rank: int = 0) -> None:
 
 def random_states() -> dict[str, Any]:
     """The global generators' states, in types that ``torch.load(weights_only=True)`` reads."""
-    name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+    state: Any = np.random.get_state()  # noqa: NPY002
+    name, keys, position, has_gauss, gauss = state
     states: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),

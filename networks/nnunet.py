@@ -79,7 +79,7 @@ def build_nnunet(config: NetworkConfig) -> nn.Module:
     return network
 
 
-def _rebuild_decoder(network: nn.Module, kernel_sizes: tuple[tuple[int, ...], ...]) -> None:
+def _rebuild_decoder(network: Any, kernel_sizes: tuple[tuple[int, ...], ...]) -> None:
     """Give the decoder kernels of its own: the library always mirrors the encoder's."""
     encoder, decoder = network.encoder, network.decoder
     mirrored = encoder.kernel_sizes

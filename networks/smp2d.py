@@ -56,7 +56,7 @@ def build_smp(config: NetworkConfig) -> nn.Module:
             "path of a weight file that you fetched elsewhere",
         ) from fault
     if local is not None:
-        _load_encoder(network.encoder, read_weights(local), local)
+        _load_encoder(network.get_submodule("encoder"), read_weights(local), local)
     _freeze_unused(network, config)
     return network
 
