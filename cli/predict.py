@@ -63,6 +63,7 @@ def predict(
     from tqdm import tqdm
 
     from covidseg.engine.runs import open_runs, read_run
+    from covidseg.engine.segmentation import SegmentationRecipe
     from covidseg.inference.files import find_inputs, segment
 
     found = find_inputs(inputs)
@@ -76,9 +77,8 @@ def predict(
             segment(predictor, one, out, intensity.value)
         except CovidsegError as fault:
             faults.append(f"{one.name}: {fault}")
-    labels = ", ".join(
-        f"{value} {name}" for value, name in enumerate(read_run(run[0]).data.labels, start=1)
-    )
+    names = read_run(run[0], SegmentationRecipe).data.labels
+    labels = ", ".join(f"{value} {name}" for value, name in enumerate(names, start=1))
     print(
         f"{out}: {len(todo) - len(faults)} segmented, {len(found) - len(todo)} kept. "
         f"Labels: {labels}."

@@ -81,7 +81,7 @@ def _in_pool(function, items, workers):
     left = iter(items)
     broken = []
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        running: dict[Future, Item] = {}
+        running: dict[Future, object] = {}
         try:
             _submit(pool, function, running, islice(left, 2 * workers))
             while running:

@@ -77,7 +77,7 @@ class Patches:
         start = self._start(case, rng, wants_foreground)
         image = self._cut(case.image(), start, self.pad_value)
         mask = case.label()
-        sample = {
+        sample: dict[str, Any] = {
             "image": torch.from_numpy(image.astype(np.float32, copy=False))[None],
             "case_id": case.case_id,
         }

@@ -61,7 +61,7 @@ def open_runs(
         The runs differ in what they predict or in their grid.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    recipes = [read_run(run) for run in runs]
+    recipes: list[SegmentationRecipe] = [read_run(run) for run in runs]
     first = recipes[0]
     networks = []
     for run, recipe in zip(runs, recipes, strict=True):

@@ -249,7 +249,8 @@ def _planned_grid(grid: GridConfig, spacing, measured) -> GridConfig:
         for own, number in zip(given, numbers, strict=True)
     )
     if grid.plane_size is None and grid.spacing_mm is None:
-        grid = dataclasses.replace(grid, spacing_mm=tuple(float(step) for step in spacing))
+        z, y, x = (float(step) for step in spacing)
+        grid = dataclasses.replace(grid, spacing_mm=(z, y, x))
     return dataclasses.replace(grid, low=low, high=high, mean=mean, std=std)
 
 
@@ -266,7 +267,7 @@ def new_network(recipe: SegmentationRecipe, place: int = 0) -> nn.Module:
     network = build_network(recipe.network)
     if recipe.network.dimensions == 2:
         # Convolutions over (y, x) are two to three times faster on CPUs so, and no slower on GPUs.
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)
     return network
 
 

@@ -52,7 +52,7 @@ class Predictor:
         for network in self.networks:
             network.to(self.device).eval()
             if self.dimensions == 2:
-                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                network.to(memory_format=torch.channels_last)
 
     def predict(self, volume: Volume, intensity: Intensity = HU) -> Volume:
         """Segment a scan: uint8 labels on exactly the scan's grid.

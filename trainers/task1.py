@@ -98,7 +98,7 @@ def report(protocol: Protocol, scores: pd.DataFrame) -> str:
     write_scores(scores, protocol.out / "scores.csv")
     tables = report_tables(scores, missing="worst")
     for form in ("md", "csv", "tex"):
-        write_tables(tables, protocol.out / f"task1.{form}", form)  # type: ignore[arg-type]
+        write_tables(tables, protocol.out / f"task1.{form}", form)
     report_figures(scores, protocol.out / "figures", missing="worst")
     return render_tables(tables, "md")
 
@@ -111,7 +111,7 @@ def picture(protocol: Protocol, recipe_name: str, fold: int, scores: pd.DataFram
     from covidseg.trainers.overlays import Shown, draw_overlays
 
     folder = protocol.out / recipe_name / f"fold{fold}"
-    recipe = read_run(folder)
+    recipe: SegmentationRecipe = read_run(folder)
     part = read_part(protocol.hub, recipe.data.name, "test")
     label = recipe.data.labels[-1]
     of_test = scores[scores["part"] == "test"]

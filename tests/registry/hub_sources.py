@@ -21,7 +21,11 @@ SHAPE = (10, 8, 6)
 
 def scan(name: str) -> np.ndarray:
     """Voxels that depend on the name alone."""
-    return np.random.default_rng(zlib.crc32(name.encode())).integers(-1000, 400, SHAPE).astype(np.int16)
+    return (
+        np.random.default_rng(zlib.crc32(name.encode()))
+        .integers(-1000, 400, SHAPE)
+        .astype(np.int16)
+    )
 
 
 def labels(highest: int = 1) -> np.ndarray:

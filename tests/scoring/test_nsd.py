@@ -231,6 +231,30 @@ def test_long_rows_cross_words(shape, tolerance):
         assert value == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("axes", [*itertools.permutations(range(3)), (0, 1), (1, 0)])
+def test_offsets_are_decided_by_the_last_bit(axes):
+    random = np.random.default_rng(2)
+    for _ in range(6):
+        spacing = tuple(random.choice((*SPACINGS, *random.uniform(0.2, 2, 9)), len(axes)).tolist())
+        chosen = random.integers(0, 7, len(axes)) * spacing
+        tolerance = float(np.sqrt(sum(column * column for column in chosen)))  # on it exactly
+        for limit in (tolerance, np.nextafter(tolerance, 0), np.nextafter(tolerance, 9e9)):
+            search = nsd_module.Search.within(limit, spacing, axes, (8,) * len(axes))
+            rows = zip(
+                search.slabs.tolist(), search.rows.tolist(), search.bits.tolist(), strict=True
+            )
+            found = {
+                (slab, row, bit) for slab, row, far in rows for bit in range(-far, far + 1)
+            }  # fmt: skip
+            assert len(found) == search.offsets
+            expected = set()
+            for offset in itertools.product(range(-8, 9), repeat=len(axes)):
+                image = [offset[axes.index(axis)] * spacing[axis] for axis in range(len(axes))]
+                if np.sqrt(sum(step * step for step in image)) <= limit:
+                    expected.add((0, *offset) if len(axes) == 2 else offset)
+            assert found == expected
+
+
 def test_many_random_masks_with_ties_on_paper(monkeypatch):
     # Multiples of 0.1 and 0.3: which of two corners is the nearest is up to rounding, and at the
     # tolerance that decides. The rare way (measuring) must be taken, or this tests nothing.
