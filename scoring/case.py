@@ -21,7 +21,7 @@ from covidseg.scoring.metrics import (
     whole_numbers,
 )
 from covidseg.scoring.nsd import Overlap, compare_packed
-from covidseg.scoring.packing import Box, count_bits, memory_order, occupied_box, pack
+from covidseg.scoring.packing import Box, memory_order, occupied_box, pack
 from covidseg.scoring.policy import (
     DEFAULT_POLICY,
     EmptyMaskPolicy,
@@ -161,35 +161,27 @@ def score_case(
     check_shapes(ours, theirs)
     steps = check_spacing(spacing_mm, theirs.ndim)
     axes = memory_order(theirs)
-    ours, theirs = as_slabs(ours, axes), as_slabs(theirs, axes)
-
-    occupied = [pack(array) for array in (ours, theirs)]
-    box = occupied_box(*occupied)
-    scores, voxels = [], [0, 0]
+    maps = (
+        _LabelMap(as_slabs(ours, axes), names, "prediction"),
+        _LabelMap(as_slabs(theirs, axes), reference_names, "reference"),
+    )
+    box = occupied_box(*(label_map.occupied for label_map in maps))
+    scores = []
     for name, values in scored.items():
         if box is None:
             overlap = Overlap(0, 0, 0, (float("nan"),) * len(tolerances[name]))
         else:
-            mine, other = _label_masks((ours, theirs), occupied, box, values)
+            mine, other = (
+                label_map.mask(value, box) for label_map, value in zip(maps, values, strict=True)
+            )
             inner = occupied_box(mine, other)
             if inner is not None:
                 mine, other = mine[inner], other[inner]
             overlap = compare_packed(mine, other, axes, steps, tolerances[name])
-        voxels[0] += overlap.voxels_prediction
-        voxels[1] += overlap.voxels_reference
         scores.append(_label_scores(values[0], name, overlap, tolerances[name], steps, chosen))
-    if not ignore_other_labels:
-        # Every voxel that is not background was counted for one label, or has a label unheard of.
-        for array, mask, counted, of, known in zip(
-            (ours, theirs),
-            occupied,
-            voxels,
-            ("prediction", "reference"),
-            (names, reference_names),
-            strict=True,
-        ):
-            if count_bits(mask) != counted:
-                _check_labels(array, known, of)
+    if not ignore_other_labels and box is not None:
+        for label_map in maps:
+            label_map.check(box)
     return CaseScores(tuple(scores), chosen.name)
 
 
@@ -267,22 +259,67 @@ def _label_map(array: np.ndarray, name: str) -> np.ndarray:
     return whole_numbers(array, name)
 
 
-def _label_masks(
-    arrays: tuple[np.ndarray, np.ndarray],
-    occupied: list[np.ndarray],
-    box: Box,
-    values: tuple[int, int],
-) -> list[np.ndarray]:
-    """Both maps' voxels of one label, packed, within the box that holds anything."""
-    slabs, rows, row_bytes = box
-    columns = slice(row_bytes.start * 8, row_bytes.stop * 8)
-    masks = []
-    for array, mask, value in zip(arrays, occupied, values, strict=True):
-        if array.dtype == bool:
-            masks.append(mask[box] if value == 1 else np.zeros_like(mask[box]))
-        else:
-            masks.append(pack(array[slabs, rows, columns], value))
-    return masks
+class _LabelMap:
+    """One label map: what of it is not background, and the masks of its labels, packed."""
+
+    def __init__(self, voxels: np.ndarray, names: Mapping[int, str], of: str) -> None:
+        self._voxels = voxels
+        self._names = names
+        self._of = of
+        self.occupied = pack(voxels)
+        self._rest: np.ndarray | None = None
+        self._left = set(names)
+        self._complete = False
+
+    def mask(self, value: int, box: Box) -> np.ndarray:
+        """The voxels of a label within a box that holds everything that is not background.
+
+        A pass over the voxels, but for the last label: it is what the others have left, where the
+        largest value says that there are no other labels.
+        """
+        rest = self._open(box)
+        if self._complete and self._left == {value}:
+            return rest
+        mask = pack(self._crop(box), value)
+        rest &= ~mask
+        self._left.discard(value)
+        return mask
+
+    def check(self, box: Box) -> None:
+        """Raise `LabelError` where the map holds a value that is not among its labels."""
+        rest = self._open(box)
+        if self._complete or not rest.any():
+            return
+        found = np.unique(self._crop(box))
+        others = [int(value) for value in found if value and int(value) not in self._names]
+        if not others:
+            return
+        raise LabelError(
+            f"the {self._of} holds the values {others[:10]}, which are not among its labels",
+            expected="0 and "
+            + ", ".join(f"{value} ({name})" for value, name in self._names.items()),
+            remedy="negative values come from a wrong cast or scaling: correct it where that is "
+            "done"
+            if min(others) < 0
+            else "name these labels too, score the task they belong to, or pass "
+            "ignore_other_labels=True (--ignore-other-labels) to score the named ones alone",
+        )
+
+    def _open(self, box: Box) -> np.ndarray:
+        if self._rest is None:
+            self._rest = self.occupied[box].copy()
+            crop = self._crop(box)
+            # Values from 1 to k and labels 1 to k: no voxel has any other.
+            self._complete = (
+                set(self._names) == set(range(1, len(self._names) + 1))
+                and crop.max() <= len(self._names)
+                and (crop.dtype.kind in "bu" or crop.min() >= 0)
+            )
+        return self._rest
+
+    def _crop(self, box: Box) -> np.ndarray:
+        slabs, rows, row_bytes = box
+        return self._voxels[slabs, rows, row_bytes.start * 8 : row_bytes.stop * 8]
 
 
 def _label_scores(
@@ -310,18 +347,4 @@ def _label_scores(
         voxels_reference=theirs,
         volume_prediction_ml=ours * voxel_ml,
         volume_reference_ml=theirs * voxel_ml,
-    )
-
-
-def _check_labels(array: np.ndarray, names: Mapping[int, str], of: str) -> None:
-    others = [int(value) for value in np.unique(array) if value and int(value) not in names]
-    if not others:
-        return
-    raise LabelError(
-        f"the {of} holds the values {others[:10]}, which are not among its labels",
-        expected="0 and " + ", ".join(f"{value} ({name})" for value, name in names.items()),
-        remedy="negative values come from a wrong cast or scaling: correct it where that is done"
-        if min(others) < 0
-        else "name these labels too, score the task they belong to, or pass "
-        "ignore_other_labels=True (--ignore-other-labels) to score the named ones alone",
     )

@@ -263,13 +263,15 @@ class Unmatched:
         self._surface = surface
         self._string = surface.string
         self._widened = {0: other.corners}
-        bits = surface.corners & ~other.corners
-        self._places = np.flatnonzero(bits)
-        self._bits = bits[self._places]
+        # Until the first search all words; after it those with an unmatched corner, by place.
+        self._all = True
+        self._places = np.empty(0, np.intp)
+        self._bits = surface.corners
 
     def drop(self, search: Search) -> None:
         """Drop the corners that have a corner of the other surface at one of the offsets."""
         self._places, self._bits = self._left_by(search)
+        self._all = False
 
     def would_drop(self, search: Search) -> bool:
         """Whether `drop` would find any."""
@@ -302,7 +304,14 @@ class Unmatched:
     def _left_by(self, search: Search) -> tuple[np.ndarray, np.ndarray]:
         string, places, left = self._string, self._places, self._bits
         moves = search.slabs * string.slab_words + search.rows * string.row_words
-        width, wide = -1, self._widened[0]
+        width = int(search.bits[0])
+        wide = self._widen(width)
+        if self._all:
+            # The first offset is none, and matches most: all words at once.
+            unmatched = ~wide
+            unmatched &= left
+            places = np.flatnonzero(unmatched != 0)
+            left = unmatched[places]
         for move, bits in zip(moves.tolist(), search.bits.tolist(), strict=True):
             if not len(places):
                 break

@@ -84,8 +84,13 @@ def _extent(occupied: np.ndarray) -> slice:
 
 
 def count_bits(words: np.ndarray) -> int:
-    """Number of bits that are set."""
-    return int(np.bitwise_count(words).sum(dtype=np.int64))
+    """Number of bits that are set in an array of words or bytes."""
+    flat = np.ascontiguousarray(words).reshape(-1).view(np.uint8)
+    whole = len(flat) // WORD.itemsize * WORD.itemsize
+    return sum(
+        int(np.bitwise_count(part).sum(dtype=np.int64))
+        for part in (flat[:whole].view(WORD), flat[whole:])
+    )
 
 
 @dataclass(frozen=True)
