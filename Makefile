@@ -10,7 +10,7 @@ HUB    ?= data/hub
 ROOT   := $(if $(DATA),$(DATA),data/phantom)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test test-fast phantom check hub clean
+.PHONY: task1-fewshot help setup lint test test-fast phantom check hub clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -26,6 +26,18 @@ $(STAMP): setup.cfg pyproject.toml
 
 # Type checkers do not read package_dir; these links show them the rooms as covidseg.<room>.
 TYPES := build/types/covidseg
+# The main job: phantoms (or DATA), repository, five folds, scores, the benchmark's table.
+PROFILE    ?= $(if $(DATA),full,demo)
+SUBTASKS   ?= lung infection
+DIMENSIONS ?= $(if $(filter demo,$(PROFILE)),2d,3d 2d)
+RUNS       ?= runs/task1$(if $(DATA),,-phantom)
+LAUNCH     ?= $(BIN)/python
+task1-fewshot: $(STAMP) ## train, predict, score and print Task 1 (DATA= PROFILE=demo|full)
+	$(if $(DATA),,$(BIN)/covidseg phantom --out data/phantom --size small --datasets covid-ct-seg,mosmed)
+	$(BIN)/covidseg build $(ROOT) --out $(HUB) --datasets covid-ct-seg,mosmed
+	$(LAUNCH) trainers/task1.py --profile $(PROFILE) --subtasks $(SUBTASKS) \
+		--dimensions $(DIMENSIONS) --hub $(HUB) --out $(RUNS)
+
 lint: $(STAMP) ## ruff and the type check
 	@mkdir -p $(TYPES) && find $(TYPES) -type l -delete
 	@for room in $$($(BIN)/python tests/house/rooms.py); do ln -s ../../../$$room $(TYPES)/$$room; done

@@ -25,7 +25,11 @@ def build(
     ] = Path("data/hub"),
     datasets: Annotated[
         list[str] | None,
-        typer.Option("--datasets", "-d", help="Only this dataset; give it several times."),
+        typer.Option(
+            "--datasets",
+            "-d",
+            help="Only this dataset; give it several times, or several with commas between.",
+        ),
     ] = None,
     copy: Annotated[
         bool,

@@ -8,6 +8,7 @@ wait for torch. Exit status: 0 all well; 1 the command ran and found something w
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 
 import typer
@@ -48,21 +49,25 @@ def application(called: str | None) -> typer.Typer:
     return app
 
 
+def _interrupted(number: int, frame: object) -> None:
+    # Here, because typer turns the exception into an exit status (130) and says nothing.
+    print(
+        "\ncovidseg: interrupted; nothing half-written was left under a final name.",
+        file=sys.stderr,
+    )
+    raise KeyboardInterrupt
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the console command; ends the process with the status that the module's text lists."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    signal.signal(signal.SIGINT, _interrupted)
     called = next((word for word in arguments if not word.startswith("-")), None)
     try:
         application(called)(arguments)
     except CovidsegError as error:
         print(f"covidseg: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print(
-            "covidseg: interrupted; nothing half-written was left under a final name.",
-            file=sys.stderr,
-        )
-        sys.exit(130)
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; that is no fault.
         sys.stderr.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -80,7 +81,7 @@ def _in_pool(function, items, workers):
     context = multiprocessing.get_context("spawn")
     left = iter(items)
     broken = []
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, context, _leave_interrupts_to_the_parent) as pool:
         running: dict[Future, object] = {}
         try:
             _submit(pool, function, running, islice(left, 2 * workers))
@@ -105,12 +106,18 @@ def _in_pool(function, items, workers):
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     for item in broken:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
+        with ProcessPoolExecutor(1, context, _leave_interrupts_to_the_parent) as pool:
             future = pool.submit(function, item)
             fault = future.exception()
             yield item, fault if isinstance(fault, Exception) else future.result()
     if broken:
         yield from _in_pool(function, list(left), workers)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    # Ctrl-C reaches every process of the terminal. A worker ends its case, so that nothing is left
+    # half-written, and prints no traceback; the parent hands out no more.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _submit(pool, function, running: dict, items: Iterable) -> None:

@@ -69,7 +69,7 @@ class TrainConfig:
     clip_norm
         Gradients are scaled down to this norm where theirs is greater; null for never.
     mixed_precision
-        `no`, `bf16` or `fp16`.
+        `no`, `bf16`, `fp16`, or `auto`: bf16 where the processor or GPU computes in it, else no.
     ema
         Decay of an exponential moving average of the weights, which is then what predicts; null for
         none.
@@ -92,7 +92,7 @@ class TrainConfig:
     steps_per_epoch: int = 250
     accumulate: int = 1
     clip_norm: float | None = 12.0
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Literal["no", "bf16", "fp16", "auto"] = "no"
     ema: float | None = None
     compile: bool = field(default=False, metadata=FREE)
     processes: int | None = field(default=None, metadata=FREE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.distributed as dist
@@ -57,6 +57,13 @@ def start_processes(mixed_precision: str = "no", processes: int | None = None) -
         ) from fault
     _check_number(accelerator.num_processes, processes)
     return accelerator
+
+
+def native_precision() -> Literal["no", "bf16"]:
+    """`bf16` where this machine has units for it (recent GPUs, processors with AMX), else `no`."""
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    return "bf16" if torch.cpu._is_amx_tile_supported() else "no"
 
 
 def _check_number(running: int, asked: int | None) -> None:

@@ -35,6 +35,22 @@ def read_run(
     return load_recipe(config, schema=schema)
 
 
+def _window(recipe: SegmentationRecipe) -> tuple[int, ...]:
+    """Voxels (z, y, x) of a window; `ConfigError` where the network cannot take it."""
+    size = recipe.window.size or recipe.patch.size
+    assert size is not None
+    dimensions = recipe.network.dimensions
+    divisor = recipe.network.divisor()
+    if len(size) != dimensions or any(
+        edge % step for edge, step in zip(size, divisor, strict=True)
+    ):
+        raise ConfigError(
+            f"window.size is {tuple(size)}",
+            expected=f"{dimensions} numbers, multiples of {', '.join(map(str, divisor))}",
+        )
+    return tuple(size) if dimensions == 3 else (1, *size)
+
+
 def open_runs(
     runs: Sequence[str | Path],
     *,
@@ -82,10 +98,8 @@ def open_runs(
         network = build_network(recipe.network)
         load_predictor(network, run)
         networks.append(network)
-    assert first.patch.size is not None
     dimensions = first.network.dimensions
-    window = first.patch.size if dimensions == 3 else (1, *first.patch.size)
-    depth, height, width = window
+    depth, height, width = _window(first)
     mirrors = first.window.mirror if mirror is None else mirror
     sliding = Sliding(
         (depth, height, width),

@@ -16,6 +16,7 @@ from covidseg.core.errors import ConfigError
 from covidseg.engine.augmentation import Augmentation, AugmentationConfig
 from covidseg.engine.cache import CachedCase, TrainingCase, prepare
 from covidseg.engine.config import FREE, Recipe
+from covidseg.engine.distributed import native_precision
 from covidseg.engine.fingerprint import fingerprint
 from covidseg.engine.patches import Patches
 from covidseg.engine.seeds import derived_seed, seed_everything
@@ -128,6 +129,9 @@ class WindowConfig:
 
     Parameters
     ----------
+    size
+        Voxels of a window, as of a patch; null for the patch's. Larger windows cover a 2D plane in
+        fewer passes.
     overlap
         Share of a window that neighbours have in common, at least.
     mirror
@@ -136,6 +140,7 @@ class WindowConfig:
         Windows at once; null for as many as patches a step.
     """
 
+    size: tuple[int, ...] | None = None
     overlap: float = 0.5
     mirror: bool = field(default=True, metadata=FREE)
     batch_size: int | None = field(default=None, metadata=FREE)
@@ -150,6 +155,14 @@ class SegmentationRecipe(Recipe):
     patch: PatchConfig = field(default_factory=PatchConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
+
+
+def with_precision(recipe: SegmentationRecipe) -> SegmentationRecipe:
+    """The recipe with `mixed_precision: auto` decided for this machine."""
+    if recipe.train.mixed_precision != "auto":
+        return recipe
+    train = dataclasses.replace(recipe.train, mixed_precision=native_precision())
+    return dataclasses.replace(recipe, train=train)
 
 
 def planned(

@@ -14,6 +14,7 @@ from covidseg.core.errors import LayoutError
 from covidseg.registry.cases import Case
 from covidseg.registry.dataset import Dataset, Piece, natural
 from covidseg.registry.datasets import DATASETS, dataset
+from covidseg.registry.phantom.marker import MARKER, phantom_marker
 from covidseg.registry.tree import VOLUME, Tree, is_dicom_name, walk
 
 _PICTURE = re.compile(r"\.(jpe?g|png|bmp|tiff?)$", re.IGNORECASE)
@@ -167,9 +168,6 @@ def find_cases(
 
 
 def _phantom_folders(tree: Tree) -> list[Path]:
-    # Drawing phantoms needs much that finding cases does not.
-    from covidseg.registry.phantom.generate import MARKER, phantom_marker
-
     if phantom_marker(tree.root) is not None:
         return [tree.root]
     return [folder.path for folder in tree.folders if MARKER in folder.files]

@@ -303,7 +303,7 @@ def _panels(values: pd.DataFrame, metric: str) -> list[tuple[str, pd.DataFrame]]
     panels = []
     keys = {tuple(map(str, key)) for key in of_metric[["part", "dataset", "label"]].to_numpy()}
     for key in sorted(keys, key=position):
-        panel = of_metric[(of_metric[["part", "dataset", "label"]] == key).all(axis=1)]
+        panel = of_metric[(of_metric[["part", "dataset", "label"]] == list(key)).all(axis=1)]
         place = PARTS.get(key[0], key[0].replace("_", " "))
         place = f", {place[0].lower()}{place[1:]}" if many_parts else ""
         panels.append((label_title(key[2]) + place, panel))

@@ -23,6 +23,7 @@ from covidseg.engine.segmentation import (
     new_network,
     planned,
     training_stream,
+    with_precision,
 )
 from covidseg.engine.task_data import read_part
 from covidseg.engine.validation import DiceValidation
@@ -31,6 +32,7 @@ from covidseg.trainers.options import parse, run_main
 
 def run(recipe: SegmentationRecipe, out: Path, *, resume: bool = False) -> Result:
     """Train as the recipe says, and leave the run's folder ``out`` behind."""
+    recipe = with_precision(recipe)
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
     part = read_part(recipe.data.hub, recipe.data.name, recipe.data.part)
     with accelerator.main_process_first():

@@ -20,7 +20,7 @@ from covidseg.engine import manifest
 from covidseg.engine.distributed import start_processes
 from covidseg.engine.recipes import load_recipe
 from covidseg.engine.runs import open_runs, read_run
-from covidseg.engine.segmentation import SegmentationRecipe
+from covidseg.engine.segmentation import SegmentationRecipe, with_precision
 from covidseg.engine.task_data import part_names, read_part
 from covidseg.trainers import supervised
 from covidseg.trainers.evaluation import extremes, predict_part, score_part
@@ -54,6 +54,7 @@ def run_fold(protocol: Protocol, recipe_name: str, fold: int) -> pd.DataFrame | 
         [*protocol.overrides, "--data.fold", str(fold), "--data.hub", str(protocol.hub)],
         SegmentationRecipe,
     )
+    recipe = with_precision(recipe)
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
     main, rank, processes = (
         accelerator.is_main_process,

@@ -13,12 +13,11 @@ from pathlib import Path
 from covidseg.core.errors import ConfigError, CovidsegError, StorageError
 from covidseg.core.parallel import map_cases
 from covidseg.registry.phantom.layouts import LAYOUTS, Job, write_text
+from covidseg.registry.phantom.marker import MARKER
 from covidseg.registry.phantom.scan import SIZES
 
 VERSION = 1
 """Counts changes to what is drawn: phantoms of different versions are different data."""
-
-MARKER = "PHANTOM.json"
 
 
 @dataclass
@@ -28,21 +27,6 @@ class Written:
     drawn: int = 0
     kept: int = 0
     faults: dict[str, CovidsegError] = field(default_factory=dict)
-
-
-def phantom_marker(folder: str | os.PathLike[str]) -> dict | None:
-    """The marker of the nearest folder at or above ``folder`` that has one, else None.
-
-    Whatever lies below a marker is phantom data. Keys: ``phantom`` (true), ``seed``, ``size``,
-    ``version``, ``datasets`` or ``dataset``.
-    """
-    start = Path(folder).absolute()
-    for place in (start, *start.parents):
-        with contextlib.suppress(OSError, ValueError):
-            content = json.loads((place / MARKER).read_text(encoding="utf-8"))
-            if isinstance(content, dict) and content.get("phantom") is True:
-                return content
-    return None
 
 
 def write_phantoms(

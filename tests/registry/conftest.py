@@ -75,8 +75,8 @@ def hand() -> SimpleNamespace:
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory) -> Path:
     """A tiny phantom of every part of every dataset, and the tables that come with them."""
-    from covidseg.registry.phantom.generate import MARKER
     from covidseg.registry.phantom.layouts import LAYOUTS
+    from covidseg.registry.phantom.marker import MARKER
 
     root = tmp_path_factory.mktemp("phantoms")
     for name, layout in LAYOUTS.items():

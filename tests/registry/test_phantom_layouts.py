@@ -18,8 +18,9 @@ from covidseg.imaging.picture import read_picture
 from covidseg.imaging.resample import resample_to_grid
 from covidseg.imaging.rtstruct import rasterise
 from covidseg.registry.phantom import generate, rosters
-from covidseg.registry.phantom.generate import MARKER, phantom_marker, write_phantoms
+from covidseg.registry.phantom.generate import write_phantoms
 from covidseg.registry.phantom.layouts import LAYOUTS
+from covidseg.registry.phantom.marker import MARKER, phantom_marker
 from covidseg.splits.canonical import canonical_cases, expected_counts
 
 

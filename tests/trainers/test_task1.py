@@ -1,0 +1,50 @@
+"""The Task 1 driver from a repository to the table, and that it does nothing twice."""
+
+from __future__ import annotations
+
+import os
+
+import pandas as pd
+import pytest
+
+from covidseg.imaging.nifti import read_header
+from covidseg.scoring.scores import read_scores
+from covidseg.trainers.task1 import main
+
+
+@pytest.mark.slow
+def test_a_fold_from_training_to_the_table(hub, options, tmp_path, capsys):
+    arguments = [
+        "--subtasks", "infection", "--dimensions", "2d", "--folds", "0", "--hub", str(hub),
+        "--out", str(tmp_path), *[word for word in options if "data.hub" not in word],
+    ]  # fmt: skip
+    main(arguments)
+    table = capsys.readouterr().out
+    assert "PHANTOM DATA" in table
+    assert "3D U-Net (published)" in table
+    assert "67.3±22.3" in table  # the published average stands beside
+    scores = read_scores(tmp_path / "scores.csv")
+    counts = scores.groupby("part")["case_id"].nunique()
+    assert counts.to_dict() == {"test": 16, "test_mosmed": 50}
+    assert scores["phantom"].all()
+    assert set(scores["status"]) <= {"ok", "prediction_empty"}
+    # 10_85902_1 and 10_85902_3 are two scans of one patient: intervals must know.
+    assert scores["patient_id"].nunique() < scores["case_id"].nunique()
+    for name in ("task1.md", "task1.csv", "task1.tex"):
+        assert (tmp_path / name).stat().st_size > 500
+    overlays = list((tmp_path / "figures").glob("*overlays.png"))
+    assert len(overlays) == 1
+    fold = tmp_path / "task1-infection-2d" / "fold0"
+    predicted = sorted((fold / "predictions" / "test").glob("*.nii.gz"))
+    assert len(predicted) == 16
+    reference = fold / "predictions" / "test-references" / predicted[0].name
+    assert read_header(predicted[0]).shape == read_header(reference).shape
+
+    # One prediction is lost and its scores with it; all else is kept.
+    written = {path: os.stat(path).st_mtime_ns for path in predicted[1:]}
+    predicted[0].unlink()
+    (fold / "scores-test.csv").unlink()
+    main(arguments)
+    assert predicted[0].exists()
+    assert {path: os.stat(path).st_mtime_ns for path in predicted[1:]} == written
+    pd.testing.assert_frame_equal(read_scores(tmp_path / "scores.csv"), scores)
