@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,7 @@ class Progress:
         return self.step / self.steps
 
 
-class Method:
+class Method(ABC):
     """One way of learning. ``modules`` and ``step`` are its whole obligation.
 
     Random numbers come from torch's global generator, from ``batch["seed"]`` or from the step's
@@ -42,20 +43,20 @@ class Method:
     # Name, in `modules()`, of the network whose weights are for prediction.
     predictor: str = "model"
 
+    @abstractmethod
     def modules(self) -> dict[str, nn.Module]:
         """All networks by name, the same ones at each call; each becomes ``<name>.safetensors``.
 
         A network whose parameters need no gradients (a teacher) is saved and restored, not trained.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, batch: Any) -> dict[str, torch.Tensor]:
         """Losses of one micro-batch: ``loss`` is minimised, the others are logged.
 
         ``batch`` is a dict of tensors on the training device, or, with several streams, one such
         dict a stream under its name. Called in training mode and under mixed precision.
         """
-        raise NotImplementedError
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The optimiser's groups; ``lr_scale`` in one multiplies the scheduled learning rate."""
