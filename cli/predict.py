@@ -60,8 +60,7 @@ def predict(
     Example:
       covidseg predict --run runs/task1-infection-3d/fold0 scans/ --out predictions/
     """
-    from tqdm import tqdm
-
+    from covidseg.core.progress import progress_bar
     from covidseg.engine.runs import open_runs, read_run
     from covidseg.engine.segmentation import SegmentationRecipe
     from covidseg.inference.files import find_inputs, segment
@@ -72,7 +71,7 @@ def predict(
     predictor = open_runs(run, device=device, mirror=mirror, batch_size=batch_size)
     todo = [one for one in found if overwrite or not (out / f"{one.name}{one.ending}").exists()]
     faults: list[str] = []
-    for one in tqdm(todo, desc="predicting", unit="scan", dynamic_ncols=True):
+    for one in progress_bar(todo, desc="predicting", unit="scan"):
         try:
             segment(predictor, one, out, intensity.value)
         except CovidsegError as fault:

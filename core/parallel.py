@@ -5,14 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import TypeVar
 
-from tqdm import tqdm
+from covidseg.core.progress import progress_bar
 
 # Starting processes takes seconds where torch is imported; so few cases are done sooner here.
 FEW = 4
@@ -48,14 +47,8 @@ def map_cases(
     workers = max(1, min(workers or default_workers(), len(items) or 1))
     if len(items) <= FEW:
         workers = 1
-    with tqdm(
-        total=len(items),
-        desc=description,
-        unit="case",
-        disable=not progress or not items,
-        dynamic_ncols=True,
-        # In a file, where nothing is overwritten, a line now and then is enough.
-        mininterval=0.1 if sys.stderr.isatty() else 30,
+    with progress_bar(
+        total=len(items), desc=description, unit="case", disable=not progress or not items
     ) as bar:
         source = (
             _in_this_process(function, items)

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from covidseg.core.errors import CovidsegError
+from covidseg.core.progress import progress_bar
 from covidseg.engine.cache import read_image
 from covidseg.engine.task_data import Part
 from covidseg.imaging.nifti import write_nifti
@@ -34,10 +33,9 @@ def predict_part(
     """
     faults = []
     mine = part.cases[rank::processes]
-    bar = tqdm(
-        mine, desc=f"predicting {part.name}", unit="scan", dynamic_ncols=True, disable=rank > 0,
-        leave=False,
-    )  # fmt: skip
+    bar = progress_bar(
+        mine, desc=f"predicting {part.name}", unit="scan", disable=rank > 0, leave=False
+    )
     for case in bar:
         target = folder / f"{case.case_id}.nii.gz"
         if target.exists():
