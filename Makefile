@@ -10,7 +10,7 @@ HUB    ?= data/hub
 ROOT   := $(if $(DATA),$(DATA),data/phantom)
 
 .DEFAULT_GOAL := help
-.PHONY: task1-fewshot help setup lint test test-fast phantom check hub clean
+.PHONY: semiseg task1-fewshot help setup lint test test-fast phantom check hub clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -23,6 +23,11 @@ $(STAMP): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(STAMP)
+
+semiseg: $(STAMP) ## COVID-SemiSeg: five folds inside the 50 slices, then a model of all (DATA=folder, else phantoms)
+	$(if $(DATA),,$(BIN)/covidseg phantom --out data/phantom --size small --datasets semiseg,covid-ct-seg)
+	$(BIN)/covidseg build $(ROOT) --out data/hub-semiseg --datasets semiseg
+	$(LAUNCH) trainers/semiseg.py --hub data/hub-semiseg --out runs/semiseg$(if $(DATA),,-phantom)
 
 # Type checkers do not read package_dir; these links show them the rooms as covidseg.<room>.
 TYPES := build/types/covidseg

@@ -35,22 +35,6 @@ def read_run(
     return load_recipe(config, schema=schema)
 
 
-def _window(recipe: SegmentationRecipe) -> tuple[int, ...]:
-    """Voxels (z, y, x) of a window; `ConfigError` where the network cannot take it."""
-    size = recipe.window.size or recipe.patch.size
-    assert size is not None
-    dimensions = recipe.network.dimensions
-    divisor = recipe.network.divisor()
-    if len(size) != dimensions or any(
-        edge % step for edge, step in zip(size, divisor, strict=True)
-    ):
-        raise ConfigError(
-            f"window.size is {tuple(size)}",
-            expected=f"{dimensions} numbers, multiples of {', '.join(map(str, divisor))}",
-        )
-    return tuple(size) if dimensions == 3 else (1, *size)
-
-
 def open_runs(
     runs: Sequence[str | Path],
     *,
@@ -99,7 +83,9 @@ def open_runs(
         load_predictor(network, run)
         networks.append(network)
     dimensions = first.network.dimensions
-    depth, height, width = _window(first)
+    assert first.patch.size is not None
+    window = first.patch.size if dimensions == 3 else (1, *first.patch.size)
+    depth, height, width = window
     mirrors = first.window.mirror if mirror is None else mirror
     sliding = Sliding(
         (depth, height, width),

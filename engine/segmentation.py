@@ -125,13 +125,11 @@ class PatchConfig:
 
 @dataclass(frozen=True)
 class WindowConfig:
-    """How predictions are made.
+    """How predictions are made. Windows are the size of the patch: instance normalisation sees
+    other statistics in larger ones, and predictions suffer.
 
     Parameters
     ----------
-    size
-        Voxels of a window, as of a patch; null for the patch's. Larger windows cover a 2D plane in
-        fewer passes.
     overlap
         Share of a window that neighbours have in common, at least.
     mirror
@@ -140,7 +138,6 @@ class WindowConfig:
         Windows at once; null for as many as patches a step.
     """
 
-    size: tuple[int, ...] | None = None
     overlap: float = 0.5
     mirror: bool = field(default=True, metadata=FREE)
     batch_size: int | None = field(default=None, metadata=FREE)

@@ -1,0 +1,46 @@
+"""The COVID-SemiSeg driver: each slice predicted once, by a model that did not see it."""
+
+from __future__ import annotations
+
+import pytest
+
+from covidseg.scoring.scores import read_scores
+from covidseg.trainers.semiseg import main
+
+
+@pytest.mark.slow
+def test_every_slice_is_predicted_by_a_model_that_did_not_see_it(tmp_path, capsys):
+    from covidseg.cli.main import main as covidseg
+    from covidseg.engine.task_data import read_part
+    from covidseg.registry.hub import build_hub
+    from covidseg.registry.phantom.generate import write_phantoms
+
+    raw, hub, out = tmp_path / "raw", tmp_path / "hub", tmp_path / "runs"
+    write_phantoms(raw, "tiny", datasets=["semiseg"], progress=False, workers=1)
+    build_hub(raw, hub, workers=1, progress=False)
+    options = [
+        "--hub", str(hub), "--out", str(out), "--data.cache", str(tmp_path / "cache"),
+        "--grid.plane_size=[32,32]", "--patch.size=[32,32]", "--patch.batch_size=2",
+        "--train.epochs=1", "--train.steps_per_epoch=1", "--train.workers=0",
+        "--train.checkpoint_every=1", "--train.mixed_precision=no", "--window.mirror=false",
+    ]  # fmt: skip
+    main(options)
+    assert "50 slices of 50" in capsys.readouterr().out
+    scores = read_scores(out / "scores.csv")
+    assert scores["case_id"].nunique() == len(scores) == 50
+    for fold in range(5):
+        learnt = {case.case_id for case in read_part(hub, f"semiseg-fold{fold}", "train").cases}
+        predicted = {
+            path.name.removesuffix(".nii.gz")
+            for path in (out / f"fold{fold}/predictions/validation").glob("*.nii.gz")
+        }
+        assert len(learnt) + len(predicted) == 50
+        assert not learnt & predicted
+
+    # The model of all slices segments a folder of pictures.
+    pictures = next(raw.rglob("TestingSet/LungInfection-Test/Imgs"))
+    with pytest.raises(SystemExit) as ended:
+        covidseg(["predict", "--run", str(out / "all"), str(pictures), "--out",
+                  str(tmp_path / "predicted")])  # fmt: skip
+    assert not ended.value.code
+    assert len(list((tmp_path / "predicted").glob("*.png"))) == len(list(pictures.iterdir()))
