@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,4 +95,7 @@ def download_notes(entry: Dataset, out: Path) -> RenderableType:
 
 def console(*, stderr: bool = False) -> Console:
     """A console that does not fold paths: a path that is broken over lines cannot be copied."""
-    return Console(stderr=stderr, soft_wrap=False, highlight=False, emoji=False)
+    stream = sys.stderr if stderr else sys.stdout
+    # In a file or a pipe there is no edge to break lines at; rich would take 80 columns.
+    width = None if stream.isatty() or "COLUMNS" in os.environ else 160
+    return Console(stderr=stderr, width=width, soft_wrap=False, highlight=False, emoji=False)

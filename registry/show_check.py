@@ -7,7 +7,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich import box
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -30,17 +32,17 @@ def check_summary(report: CheckReport) -> RenderableType:
 
 def _check_table(report: CheckReport) -> Table:
     found = report.found
-    table = Table(title="PHANTOM data" if found.phantom else None)
+    table = Table(
+        title="PHANTOM data" if found.phantom else None, box=box.SIMPLE_HEAD, pad_edge=False
+    )
     table.add_column("dataset", style="bold", no_wrap=True)
-    table.add_column("layout")
     table.add_column("cases found", no_wrap=True)
     for heading in ("files", "size", "errors", "warnings", "notes"):
         table.add_column(heading, justify="right", no_wrap=True)
     for key in found.present():
         layouts = by_layout(found.of(key))
         table.add_row(
-            key,
-            ", ".join(layouts),
+            f"{key}\n[not bold dim]{escape(', '.join(layouts))}[/]",
             cohorts(DATASETS[key], found),
             f"{report.files[key]:,}",
             size_of(report.bytes[key]),
