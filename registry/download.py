@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from covidseg.core.errors import DownloadError, StorageError
 from covidseg.core.files import storage_error
+from covidseg.core.progress import progress_bar
 from covidseg.registry.dataset import Download
 from covidseg.registry.datasets import dataset
 from covidseg.registry.extract import archive_stem, extract
@@ -128,7 +129,7 @@ class _BrokenOff(Exception):
 
 def _transfer(item: Download, part: Path, progress: bool, pause: Callable[[float], None]) -> None:
     attempt = 0
-    with tqdm(
+    with progress_bar(
         total=item.size_bytes,
         desc=item.file,
         unit="B",
@@ -265,7 +266,7 @@ def _verify(item: Download, path: Path, progress: bool) -> None:
         }
         with (
             open(path, "rb") as file,
-            tqdm(
+            progress_bar(
                 total=size,
                 desc=f"verify {item.file}",
                 unit="B",

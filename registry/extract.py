@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from covidseg.core.errors import DownloadError, StorageError
 from covidseg.core.files import atomic_folder
+from covidseg.core.progress import progress_bar
 
 # Volumes are compressed already, so their archives hardly expand. A bomb expands a thousandfold.
 _MOST_EXPANSION = 100
@@ -82,7 +83,7 @@ def extract(archive: Path, folder: Path, *, progress: bool = True) -> Path:
 def _unpack(archive: Path, folder: Path, progress: bool) -> None:
     with _opened(archive) as members:
         total = _require_harmless(members, archive, folder)
-        with tqdm(
+        with progress_bar(
             total=total,
             desc=f"extract {archive.name}",
             unit="B",

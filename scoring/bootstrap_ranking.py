@@ -10,10 +10,10 @@ from itertools import islice
 from typing import Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from covidseg.core.errors import ConfigError
 from covidseg.core.parallel import default_workers
+from covidseg.core.progress import progress_bar
 from covidseg.scoring.ranking import (
     Ranking,
     doubled_consensus,
@@ -114,7 +114,7 @@ def bootstrap_ranking(
                 yield row, tests, start
 
     total = samples * len(ranking.tasks)
-    with tqdm(
+    with progress_bar(
         total=total, desc="bootstrap", unit="ranking", disable=not progress, dynamic_ncols=True
     ) as bar:
         for done in _in_threads(fill, jobs(), workers):

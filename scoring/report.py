@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from covidseg.core.files import atomic_file, sha256_of_file
+from covidseg.core.progress import progress_bar
 from covidseg.scoring.bootstrap_ranking import Bootstraps, rank_quantiles
 from covidseg.scoring.ranking import Ranking, expected_distinct
 
@@ -75,7 +75,7 @@ def write_ranking_report(
         path.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     figures = ranking_figures(ranking, bootstraps)
     drawn = []
-    for figure in tqdm(
+    for figure in progress_bar(
         figures, desc="figures", unit="figure", disable=not progress, dynamic_ncols=True
     ):
         drawn.append((figure, _save_figure(figure, out / "figures")))
