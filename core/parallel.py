@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -74,12 +76,15 @@ def _in_pool(function, items, workers):
     context = multiprocessing.get_context("spawn")
     left = iter(items)
     broken = []
-    with ProcessPoolExecutor(workers, context, _leave_interrupts_to_the_parent) as pool:
+    with (
+        _interrupts_held_back() as interrupted,
+        ProcessPoolExecutor(workers, context, _leave_interrupts_to_the_parent) as pool,
+    ):
         running: dict[Future, object] = {}
         try:
             _submit(pool, function, running, islice(left, 2 * workers))
-            while running:
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
+            while running and not interrupted():
+                done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
                 for future in done:
                     item = running.pop(future)
                     fault = future.exception()
@@ -95,8 +100,11 @@ def _in_pool(function, items, workers):
                     broken.extend(running.values())
                     break
                 _submit(pool, function, running, islice(left, len(done)))
+            if interrupted():
+                pool.shutdown(wait=True, cancel_futures=True)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # Cases under way are waited for: an executor told not to wait can hang at exit.
+            pool.shutdown(wait=True, cancel_futures=True)
             raise
     for item in broken:
         with ProcessPoolExecutor(1, context, _leave_interrupts_to_the_parent) as pool:
@@ -105,6 +113,25 @@ def _in_pool(function, items, workers):
             yield item, fault if isinstance(fault, Exception) else future.result()
     if broken:
         yield from _in_pool(function, list(left), workers)
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[Callable[[], bool]]:
+    """Within the block Ctrl-C only makes the function true; it takes effect where the block ends.
+
+    Raised at any line, it can find a lock of the pool held, and the pool then never ends.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    seen: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+    try:
+        yield lambda: bool(seen)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if seen:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _leave_interrupts_to_the_parent() -> None:
