@@ -12,7 +12,7 @@ FLOORS: list[set[str]] = [
     {"networks"},
     {"inference"},
     {"engine"},
-    {"fewshot", "pseudolabel"},
+    {"fewshot", "generalization", "pseudolabel"},
     {"trainers"},
     {"cli"},
 ]

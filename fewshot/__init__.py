@@ -1,0 +1,1 @@
+"""Few-shot protocols: nested supports and the k-shot curve."""

@@ -1,0 +1,1 @@
+"""Domain generalisation and learning from sources whose labels differ."""
