@@ -60,10 +60,13 @@ def start_processes(mixed_precision: str = "no", processes: int | None = None) -
 
 
 def native_precision() -> Literal["no", "bf16"]:
-    """`bf16` where this machine has units for it (recent GPUs, processors with AMX), else `no`."""
+    """`bf16` where this machine computes in it (recent GPUs, processors with AMX or AVX-512 BF16),
+    else `no`.
+    """
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    return "bf16" if torch.cpu._is_amx_tile_supported() else "no"
+    known = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if known else "no"
 
 
 def _check_number(running: int, asked: int | None) -> None:

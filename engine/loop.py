@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from filelock import FileLock, Timeout
 from torch import nn
 from tqdm import tqdm
 
@@ -103,10 +104,12 @@ def train(
     _check_folder(run_dir, resume)
     streams = {"": data} if isinstance(data, Stream) else dict(data)
     run = _Run(method, streams, recipe, run_dir, accelerator, validation)
-    if accelerator.is_main_process:
-        _prepare_folder(run_dir, recipe)
-    accelerator.wait_for_everyone()
-    return run.train(resume)
+    with contextlib.ExitStack() as held:
+        if accelerator.is_main_process:
+            held.enter_context(_alone_in(run_dir))
+            _prepare_folder(run_dir, recipe)
+        accelerator.wait_for_everyone()
+        return run.train(resume)
 
 
 def _check_precision(accelerator: Accelerator, recipe: Recipe) -> None:
@@ -126,11 +129,28 @@ def _check_folder(run_dir: Path, resume: bool) -> None:
         )
 
 
-def _prepare_folder(run_dir: Path, recipe: Recipe) -> None:
+@contextlib.contextmanager
+def _alone_in(run_dir: Path) -> Iterator[None]:
+    """Hold the run's folder; the operating system lets go of it when the process ends, however."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run_dir / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(
+            "is being trained by another process",
+            path=run_dir,
+            remedy="wait for it, stop it, or choose another folder",
+        ) from None
     except OSError as fault:
         raise storage_error(fault, run_dir) from fault
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _prepare_folder(run_dir: Path, recipe: Recipe) -> None:
     remove_unfinished(run_dir)
     if last_checkpoint(run_dir) is None:
         with atomic_file(run_dir / "config.yaml") as temporary:

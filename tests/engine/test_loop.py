@@ -50,9 +50,21 @@ def finished(tmp_path_factory):
     return method, result
 
 
+def test_two_processes_cannot_train_the_same_run(tmp_path):
+    from filelock import FileLock
+
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    with FileLock(run_dir / ".lock"):
+        with pytest.raises(ConfigError, match="is being trained by another process"):
+            tiny_run.run(run_dir)
+        assert {path.name for path in run_dir.iterdir()} == {".lock"}
+    tiny_run.run(run_dir)
+
+
 def test_run_folder(finished):
     _, result = finished
-    names = {p.name for p in result.run_dir.iterdir()}
+    names = {p.name for p in result.run_dir.iterdir()} - {".lock"}
     assert names == {
         "config.yaml",
         "manifest.json",
