@@ -2,9 +2,11 @@
 
     python trainers/semiseg.py --profile cpu --hub data/hub --out runs/semiseg
 
-Prints the mean Dice over the 50 slices, each predicted by the model that did not see it (and whose
-fold holds no slice that looks like the same patient's), with a patient-clustered interval. The
-model of all 50, for slices that nobody has seen, is left in `<out>/all`. What is done is kept.
+The five folds and the model of all slices train side by side: one on each GPU, or sharing the
+processor's cores. Prints the mean Dice over the 50 slices, each predicted by the model that did not
+see it (and whose fold holds no slice that looks like the same patient's), with a patient-clustered
+interval. The model of all 50, for slices that nobody has seen, is left in `<out>/all`. What is done
+is kept: the same command goes on after an interruption.
 """
 
 from __future__ import annotations
@@ -12,82 +14,91 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from covidseg.engine import manifest
-from covidseg.engine.distributed import start_processes
+from covidseg.core.progress import progress_bar
 from covidseg.engine.recipes import load_recipe
 from covidseg.engine.runs import open_runs
-from covidseg.engine.segmentation import SegmentationRecipe, with_precision
+from covidseg.engine.segmentation import SegmentationRecipe
 from covidseg.engine.task_data import read_part
-from covidseg.trainers import supervised
 from covidseg.trainers.evaluation import predict_part, score_part
 from covidseg.trainers.options import run_main
+from covidseg.trainers.side_by_side import Job, run_side_by_side
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FOLDS = range(5)
 
 
-def trained(recipe: SegmentationRecipe, folder: Path) -> Path:
-    """The run of ``recipe`` in ``folder``, trained now unless it is complete."""
-    done = manifest.read(folder)
-    if done is None or done["status"] != "complete":
-        supervised.run(recipe, folder, resume=True)
-    return folder
+def run_name(fold: int | None) -> str:
+    """The folder, within the driver's output, of a fold's run, or of the run on all slices."""
+    return "all" if fold is None else f"fold{fold}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; see the module's text."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Every value of the recipe can be given too: --train.epochs 5; docs/recipes.md "
+        "lists them.",
     )
-    parser.add_argument("--recipe", default="semiseg-2d")
-    parser.add_argument("--profile", default="cpu")
-    parser.add_argument("--hub", type=Path, default=Path("data/hub"))
-    parser.add_argument("--out", type=Path, default=Path("runs/semiseg"))
+    parser.add_argument("--recipe", default="semiseg-2d", help="a YAML file, or one's name")
+    parser.add_argument("--profile", default="cpu", help="a profile of the recipe: cpu, gpu")
+    parser.add_argument("--hub", type=Path, default=Path("data/hub"), help="dataset repository")
+    parser.add_argument("--out", type=Path, default=Path("runs/semiseg"), help="folder of the runs")
     options, overrides = parser.parse_known_args(arguments)
 
-    def recipe(fold: int | None) -> SegmentationRecipe:
+    def words(fold: int | None) -> list[str]:
         place = ["--data.fold", "null" if fold is None else str(fold)]
-        words = [*overrides, *place, "--data.hub", str(options.hub)]
-        found = load_recipe(options.recipe, options.profile, words, SegmentationRecipe)
-        return with_precision(found)
+        return [*overrides, *place, "--data.hub", str(options.hub)]
 
-    accelerator = start_processes(recipe(None).train.mixed_precision)
-    rank, processes = accelerator.process_index, accelerator.num_processes
-    frames = []
-    for fold in FOLDS:
-        if rank == 0:
-            print(f"fold {fold}", flush=True)
-        run = trained(recipe(fold), options.out / f"fold{fold}")
-        part = read_part(options.hub, recipe(fold).data.name, "validation")
-        folder = run / "predictions" / "validation"
-        predictor = open_runs([run], device=accelerator.device)
-        for fault in predict_part(predictor, part, folder, rank=rank, processes=processes):
-            print(f"not segmented: {fault}")
-        accelerator.wait_for_everyone()
-        if rank == 0:
-            frames.append(score_part(part, folder, algorithm=options.recipe))
-    trained(recipe(None), options.out / "all")
-    if rank == 0:
-        summarise(frames, options.out)
+    def job(fold: int | None) -> Job:
+        recipe = load_recipe(options.recipe, options.profile, words(fold), SegmentationRecipe)
+        run = options.out / run_name(fold)
+        chosen = ["--recipe", options.recipe, "--profile", options.profile, *words(fold)]
+        trainer = ["-m", "covidseg.trainers.supervised", "--resume", "--out", str(run)]
+        return Job(run_name(fold), [*trainer, *chosen], [(run, recipe.train.steps)])
+
+    run_side_by_side([job(fold) for fold in (*FOLDS, None)], options.out / "logs")
+    scores = cross_validated(options.out, options.hub, options.recipe)
+    print(summary(scores))
+    print(f"Per-slice scores: {options.out / 'scores.csv'}. Model of all: {options.out / 'all'}")
 
 
-def summarise(frames: Sequence, out: Path) -> None:
-    """Write the per-slice scores and print their mean with its interval."""
+def cross_validated(out: Path, hub: Path, algorithm: str) -> pd.DataFrame:
+    """Predict each slice by the fold's run that did not see it; write and return the scores."""
     import pandas as pd
 
     from covidseg.scoring.scores import write_scores
-    from covidseg.scoring.statistics import bootstrap_mean
 
+    frames = []
+    for fold in progress_bar(FOLDS, desc="predicting", unit="fold", leave=False):
+        run = out / run_name(fold)
+        part = read_part(hub, f"semiseg-fold{fold}", "validation")
+        folder = run / "predictions" / "validation"
+        for fault in predict_part(open_runs([run]), part, folder):
+            print(f"not segmented: {fault}")
+        # Slices are scored sooner than processes start.
+        frames.append(score_part(part, folder, algorithm=algorithm, workers=1))
     scores = pd.concat(frames, ignore_index=True)
     write_scores(scores, out / "scores.csv")
+    return scores
+
+
+def summary(scores: pd.DataFrame) -> str:
+    """The mean Dice with its interval, in a sentence."""
+    from covidseg.scoring.statistics import bootstrap_mean
+
     scored = scores[scores["dsc"].notna()]
     interval = bootstrap_mean(scored["dsc"].to_numpy(), scored["patient_id"].to_numpy(), seed=0)
-    print(
-        f"COVID-SemiSeg, five-fold cross-validation inside the labelled slices: mean Dice "
+    phantom = " of PHANTOMS" if scores["phantom"].any() else ""
+    return (
+        f"COVID-SemiSeg{phantom}, five-fold cross-validation inside the labelled slices: mean Dice "
         f"{scored['dsc'].mean():.3f}, 95 % interval [{interval.low:.3f}, {interval.high:.3f}], "
         f"{len(scored)} slices of {len(scores)}."
     )
-    print(f"Per-slice scores: {out / 'scores.csv'}. Model of all labelled slices: {out / 'all'}")
 
 
 if __name__ == "__main__":

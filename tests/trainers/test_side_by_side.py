@@ -1,0 +1,99 @@
+"""Trainings side by side: each in its own process, and none left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from covidseg.core.errors import ConfigError, TrainingError
+from covidseg.trainers import side_by_side
+from covidseg.trainers.side_by_side import Job, places, run_side_by_side
+
+TRAINS = "import pathlib, sys; p = pathlib.Path(sys.argv[1]); p.mkdir(); "
+LOGS = "(p / 'log.csv').write_text('step,loss\\n1,0.5\\n4,0.4\\n')"
+
+
+def job(name, run, code, steps=4):
+    return Job(name, ["-c", TRAINS + code, str(run)], [(run, steps)])
+
+
+def test_all_jobs_are_done(tmp_path):
+    jobs = [job(f"fold{n}", tmp_path / f"fold{n}", LOGS) for n in range(3)]
+    run_side_by_side(jobs, tmp_path / "logs")
+    assert [one.done() for one in jobs] == [4, 4, 4]
+    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == [
+        "fold0.log", "fold1.log", "fold2.log",
+    ]  # fmt: skip
+
+
+def test_half_a_line_of_the_log_is_not_counted(tmp_path):
+    one = job("fold0", tmp_path, LOGS, steps=9)
+    (tmp_path / "log.csv").write_text("step,loss\n3,0.5\n4,0.4\n\n")
+    assert one.done() == 4
+    (tmp_path / "log.csv").write_text("step,loss\n")
+    assert one.done() == 0
+    (tmp_path / "log.csv").unlink()
+    assert one.done() == 0
+
+
+def test_a_failure_stops_the_others_and_names_its_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(side_by_side, "places", lambda jobs: [{}, {}])
+    told = "import signal, time; signal.signal(signal.SIGINT, lambda *_: sys.exit(print('told'))); "
+    waits = job("waits", tmp_path / "waits", told + "time.sleep(60)")
+    fails = job("fails", tmp_path / "fails", "import time; time.sleep(3); sys.exit('no such fold')")
+    began = time.monotonic()
+    with pytest.raises(TrainingError, match="fails failed with exit code 1: no such fold"):
+        run_side_by_side([waits, fails], tmp_path / "logs")
+    assert time.monotonic() - began < 30
+    assert (tmp_path / "logs" / "waits.log").read_text() == "told\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_driver_leaves_no_training_behind(tmp_path, number):
+    code = f"""
+        from pathlib import Path
+        from covidseg.trainers.side_by_side import Job, run_side_by_side
+        sleeps = ["-c", "import os, time, pathlib; pathlib.Path({str(tmp_path / "pid")!r})"
+                  ".write_text(str(os.getpid())); time.sleep(60)"]
+        run_side_by_side([Job("sleeps", sleeps, [(Path("nowhere"), 1)])], Path({str(tmp_path)!r}))
+    """
+    driver = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stderr=subprocess.DEVNULL
+    )
+    pid = tmp_path / "pid"
+    deadline = time.monotonic() + 60
+    while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    driver.send_signal(number)
+    driver.wait(30)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
+def test_cores_are_shared_out(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(side_by_side.torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert places(3) == [{"OMP_NUM_THREADS": "2"}] * 3
+    assert places(100) == [{"OMP_NUM_THREADS": "1"}] * 8
+
+
+def test_each_gpu_gets_one(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(side_by_side.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert places(6) == [{"CUDA_VISIBLE_DEVICES": "3"}, {"CUDA_VISIBLE_DEVICES": "5"}]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert places(1) == [{"CUDA_VISIBLE_DEVICES": "0"}]
+
+
+def test_it_is_not_for_a_launcher_of_several_processes(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="plain python"):
+        places(2)
