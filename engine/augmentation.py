@@ -195,7 +195,7 @@ class Augmentation:
         """Do what was drawn to each sample of a batch; shapes as for a call."""
         image, label = self._spatial(image, label, draws)
         image = _each(image, [d.noise for d in draws], _add_noise)
-        image = _each(image, [d.blur for d in draws], _blur)
+        image = _each(image, [d.blur for d in draws], gaussian_blur)
         image = _each(image, [d.brightness for d in draws], lambda x, v: x * v)
         image = _each(image, [d.contrast for d in draws], _contrast)
         image = _each(image, [d.low_resolution for d in draws], _low_resolution)
@@ -276,7 +276,8 @@ def _add_noise(x: Tensor, noise: tuple[float, int]) -> Tensor:
     )
 
 
-def _blur(x: Tensor, sigma: float) -> Tensor:
+def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
+    """``x`` (channels, *spatial) under a Gaussian of ``sigma`` voxels, cut at 4 sigma, edges held."""
     radius = int(4 * sigma + 0.5)
     offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)

@@ -1,0 +1,124 @@
+"""Learning from several versions of a sample whose predictions are to agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from covidseg.engine.losses import DiceCrossEntropy
+from covidseg.engine.method import Method
+from covidseg.engine.stream import Batch
+from covidseg.generalization.draws import IPA, generator
+from covidseg.generalization.random_convolutions import Gin
+from covidseg.generalization.splines import spline_field, to_unit_range
+
+VERSIONS = 3
+
+
+class Versioned(Protocol):
+    """An augmentation that makes any number of versions of an image."""
+
+    def versions(self, image: Tensor, seeds: list[int], version: int = 0) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class IpaConfig:
+    """Interventional pseudo-correlation augmentation: two versions blended by a random mask.
+
+    Parameters
+    ----------
+    spans
+        Distances between control points over the patch, along each axis: 4, as 48 of the paper's
+        192 pixels are one.
+    consistency_weight
+        Weight of the divergence of the versions' predictions from their mean.
+    """
+
+    spans: int = 4
+    consistency_weight: float = 10.0
+
+
+@dataclass(frozen=True)
+class ThreeVersions:
+    """Three versions of each image under ``versions``, the first of which is ``image`` too.
+
+    Source: Xu et al., ICLR 2021 (RandConv's consistency); GIN takes it over.
+    """
+
+    augment: Versioned
+
+    def __call__(self, batch: Batch) -> Batch:
+        seeds = batch["seed"].tolist()
+        made = [self.augment.versions(batch["image"], seeds, place) for place in range(VERSIONS)]
+        return {**batch, "image": made[0], "versions": made}
+
+
+@dataclass(frozen=True)
+class GinIpa:
+    """GIN with IPA: m·a + (1 − m)·b, (1 − m)·a + m·b and c, where a, b, c are GIN versions.
+
+    The mask m is a quadratic B-spline field in [0, 1]: control points N(0, 1), brought to the norm
+    1, the field's exponential stretched onto [0, 1]. Source: Ouyang et al., IEEE TMI 42 (2023), and
+    its public code.
+    """
+
+    gin: Gin
+    config: IpaConfig = IpaConfig()
+
+    def mask(self, seed: int, size: torch.Size) -> Tensor:
+        """The blending mask of the sample with this seed: float32 of ``size``."""
+        points = [self.config.spans + 3] * len(size)
+        control = torch.from_numpy(generator(seed, IPA).standard_normal(points)).float()
+        return to_unit_range(spline_field(control / control.norm(), size).exp(), len(size))
+
+    def __call__(self, batch: Batch) -> Batch:
+        image, seeds = batch["image"], batch["seed"].tolist()
+        a, b, c = (self.gin.versions(image, seeds, place) for place in range(VERSIONS))
+        masks = torch.stack([self.mask(seed, image.shape[2:]) for seed in seeds])
+        m = masks.to(image.device, non_blocking=True)[:, None]
+        made = [m * a + (1 - m) * b, (1 - m) * a + m * b, c]
+        return {**batch, "image": made[0], "versions": made}
+
+
+def divergence_from_mean(logits: Tensor, versions: int) -> Tensor:
+    """Mean of mean·(log mean − log p) over versions, samples, classes and voxels.
+
+    ``logits`` is (versions · batch, classes, *spatial), one version after the other; ``mean`` is
+    over the versions' probabilities. Gradients flow through the mean too, and the mean is over the
+    classes as well, as in the public code of GIN and IPA, whose weight of 10 belongs to that.
+    """
+    log_p = logits.float().log_softmax(1).unflatten(0, (versions, -1))
+    # Where all versions are sure, the mean can round to zero, whose logarithm has no gradient.
+    mean = log_p.exp().mean(0).clamp_min(1e-8)
+    return (mean * (mean.log() - log_p)).mean()
+
+
+class Consistent(Method):
+    """Supervised on the first version of each sample; the predictions of all are to agree.
+
+    Parameters
+    ----------
+    weight
+        Of the divergence.
+    """
+
+    def __init__(self, network: nn.Module, loss: DiceCrossEntropy, weight: float) -> None:
+        self.network, self.loss, self.weight = network, loss, weight
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"model": self.network}
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """``batch["versions"]`` lists images (batch, channels, *spatial) of one shape."""
+        versions, size = batch["versions"], len(batch["label"])
+        outputs = self.network(torch.cat(versions))
+        levels = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+        found = self.loss([level[:size] for level in levels], batch["label"])
+        consistency = divergence_from_mean(levels[0], len(versions))
+        return found | {
+            "loss": found["loss"] + self.weight * consistency,
+            "consistency": consistency,
+        }

@@ -1,0 +1,168 @@
+"""Convolutions with random weights, which change appearance and keep shapes: GIN and RandConv."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from covidseg.engine.stream import Batch
+from covidseg.generalization.draws import GIN, RANDCONV, each_sample, generator
+
+# Slope of torch's leaky ReLU, which the published networks use.
+_SLOPE = 0.01
+
+
+@dataclass(frozen=True)
+class GinConfig:
+    """Global intensity non-linear augmentation: a shallow random network over the image.
+
+    Parameters
+    ----------
+    layers
+        Convolutions, the first and last between the image's channels and `channels`.
+    channels
+        Channels between them.
+    kernel_sizes
+        One is drawn for each layer.
+    """
+
+    layers: int = 4
+    channels: int = 2
+    kernel_sizes: tuple[int, ...] = (1, 3)
+
+
+@dataclass
+class Layer:
+    """One convolution: ``weight`` (out, in, *kernel), ``bias`` (out,), float32."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+
+@dataclass
+class Network:
+    """What is done to one image: α·g(x) + (1 − α)·x, g the layers with leaky ReLU between."""
+
+    layers: list[Layer]
+    alpha: float
+
+
+@dataclass(frozen=True)
+class Gin:
+    """GIN: x' = α·g(x) + (1 − α)·x, brought back to x's Frobenius norm; α ~ U(0, 1).
+
+    Weights and biases are N(0, 1). Source: Ouyang et al., Causality-inspired single-source domain
+    generalization for medical image segmentation, IEEE TMI 42 (2023), and its public code.
+    """
+
+    config: GinConfig = GinConfig()
+
+    def draw(self, seed: int, channels: int, dimensions: int, version: int = 0) -> Network:
+        """The network for the sample with this seed; ``version`` counts those of one sample."""
+        rng = generator(seed, GIN, version)
+        alpha = float(rng.random())
+        widths = [channels, *[self.config.channels] * (self.config.layers - 1), channels]
+        layers = []
+        for entering, leaving in itertools.pairwise(widths):
+            kernel = int(rng.choice(self.config.kernel_sizes))
+            weight = rng.standard_normal((leaving, entering, *[kernel] * dimensions), np.float32)
+            layers.append(Layer(weight, rng.standard_normal(leaving, np.float32)))
+        return Network(layers, alpha)
+
+    def versions(self, image: Tensor, seeds: Sequence[int], version: int = 0) -> Tensor:
+        """The batch's images through one random network each; shape and dtype stay.
+
+        ``image`` is float32 (batch, channels, *spatial), 2D or 3D.
+        """
+        shape = image.shape[1], image.ndim - 2
+
+        def one(number: int) -> Tensor:
+            return apply_gin(image[number], self.draw(seeds[number], *shape, version))
+
+        return each_sample(image, one)
+
+    def __call__(self, batch: Batch) -> Batch:
+        return {**batch, "image": self.versions(batch["image"], batch["seed"].tolist())}
+
+
+def apply_gin(image: Tensor, network: Network) -> Tensor:
+    """``image`` (channels, *spatial) through ``network``, at its own Frobenius norm."""
+    seen = image
+    for number, layer in enumerate(network.layers):
+        seen = _convolved(seen, layer)
+        if number < len(network.layers) - 1:
+            seen = functional.leaky_relu(seen, _SLOPE)
+    mixed = network.alpha * seen + (1 - network.alpha) * image
+    return mixed * (image.norm() / (mixed.norm() + 1e-5))
+
+
+def _convolved(image: Tensor, layer: Layer) -> Tensor:
+    weight = torch.from_numpy(layer.weight).to(image.device, non_blocking=True)
+    bias = torch.from_numpy(layer.bias).to(image.device, non_blocking=True)
+    convolve = functional.conv3d if image.ndim == 4 else functional.conv2d
+    return convolve(image[None], weight, bias, padding=weight.shape[-1] // 2)[0]
+
+
+@dataclass(frozen=True)
+class RandConvConfig:
+    """One random convolution, mixed with the image; the paper's RC-mix with kernels 1 to 7.
+
+    Parameters
+    ----------
+    kernel_sizes
+        One is drawn for each image.
+    p_identity
+        Share of the images that stay as they are.
+    mix
+        Mix with the image by a weight drawn from U(0, 1); otherwise the convolution alone.
+    consistency_weight
+        Weight of the divergence of three versions' predictions from their mean; 0 for one version.
+    """
+
+    kernel_sizes: tuple[int, ...] = (1, 3, 5, 7)
+    p_identity: float = 0.5
+    mix: bool = True
+    consistency_weight: float = 10.0
+
+
+@dataclass(frozen=True)
+class RandConv:
+    """RandConv: a convolution with weights N(0, 1 / fan-in) (He's, of gain 1), without bias.
+
+    Source: Xu et al., Robust and generalizable visual representation learning via random
+    convolutions, ICLR 2021, and its public code.
+    """
+
+    config: RandConvConfig = RandConvConfig()
+
+    def draw(self, seed: int, channels: int, dimensions: int, version: int = 0) -> Network | None:
+        """The convolution for the sample with this seed, or None where the image stays."""
+        rng = generator(seed, RANDCONV, version)
+        stays, alpha = rng.random() < self.config.p_identity, float(rng.random())
+        kernel = int(rng.choice(self.config.kernel_sizes))
+        fan_in = channels * kernel**dimensions
+        weight = rng.standard_normal((channels, channels, *[kernel] * dimensions), np.float32)
+        layer = Layer(weight / np.float32(fan_in**0.5), np.zeros(channels, np.float32))
+        return None if stays else Network([layer], alpha if self.config.mix else 1.0)
+
+    def versions(self, image: Tensor, seeds: Sequence[int], version: int = 0) -> Tensor:
+        """The batch's images, each through its convolution; as :meth:`Gin.versions`."""
+        shape = image.shape[1], image.ndim - 2
+
+        def one(number: int) -> Tensor:
+            network = self.draw(seeds[number], *shape, version)
+            if network is None:
+                return image[number]
+            seen = _convolved(image[number], network.layers[0])
+            return network.alpha * seen + (1 - network.alpha) * image[number]
+
+        return each_sample(image, one)
+
+    def __call__(self, batch: Batch) -> Batch:
+        return {**batch, "image": self.versions(batch["image"], batch["seed"].tolist())}
