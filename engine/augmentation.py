@@ -237,8 +237,8 @@ class Augmentation:
         """Sampling positions in grid_sample's terms: x first, -1 and 1 at the outer centres."""
         axes = [torch.arange(size, dtype=torch.float32) - (size - 1) / 2 for size in self.patch]
         offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-        matrices = torch.from_numpy(np.stack(linears)).float()
-        moved = torch.einsum("nij,...j->n...i", matrices, offsets)
+        # One by one: how a product of several at once is rounded depends on how many there are.
+        moved = torch.stack([offsets @ torch.from_numpy(linear.T).float() for linear in linears])
         centre = torch.tensor(
             [part.start + (size - 1) / 2 for part, size in zip(box, self.patch, strict=True)]
         )
@@ -277,7 +277,7 @@ def _add_noise(x: Tensor, noise: tuple[float, int]) -> Tensor:
 
 
 def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
-    """``x`` (channels, *spatial) under a Gaussian of ``sigma`` voxels, cut at 4 sigma, edges held."""
+    """``x`` (channels, *spatial) under a Gaussian of ``sigma`` voxels; edges are held."""
     radius = int(4 * sigma + 0.5)
     offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
