@@ -55,6 +55,9 @@ class NetworkConfig:
         Name of a network class of segmentation-models-pytorch.
     encoder
         Name of an encoder of segmentation-models-pytorch (`smp` only).
+    decoder_channels
+        Channels of each decoder stage, lowest resolution first (`smp` only); null for the
+        library's, 256 to 16 in a U-Net, which suit large encoders.
     encoder_weights
         Null for random weights; the path of a local weight file (.safetensors, .pth, .pt); or a
         name that segmentation-models-pytorch knows, such as `imagenet`, fetched from its hub.
@@ -74,6 +77,7 @@ class NetworkConfig:
     decoder_blocks: tuple[int, ...] | None = None
     architecture: str = "Unet"
     encoder: str = "resnet34"
+    decoder_channels: tuple[int, ...] | None = None
     encoder_weights: str | None = None
 
     @property
@@ -127,6 +131,11 @@ class NetworkConfig:
 
     def _check_sizes(self) -> None:
         assert self.strides is not None
+        if self.decoder_channels is not None:
+            raise ConfigError(
+                f"network.decoder_channels with network.family {self.family}",
+                expected="null: network.features holds the channels",
+            )
         stages = len(self.strides)
         if stages < 2:
             raise ConfigError(f"network.strides has {stages} entry", expected="at least two stages")

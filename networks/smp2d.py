@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import warnings
 from pathlib import Path
 
@@ -31,6 +32,15 @@ def build_smp(config: NetworkConfig) -> nn.Module:
             expected="one of " + ", ".join(sorted(classes)),
         )
     local = _local_weights(config.encoder_weights)
+    sizes = {}
+    if config.decoder_channels is not None:
+        # Networks without this setting would swallow it.
+        if "decoder_channels" not in inspect.signature(classes[config.architecture]).parameters:
+            raise ConfigError(
+                f"network.decoder_channels with network.architecture {config.architecture}",
+                expected="null: that network fixes its own sizes",
+            )
+        sizes = {"decoder_channels": config.decoder_channels}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch.jit's, from within the library
@@ -39,6 +49,7 @@ def build_smp(config: NetworkConfig) -> nn.Module:
                 encoder_weights=None if local is not None else config.encoder_weights,
                 in_channels=config.in_channels,
                 classes=config.classes,
+                **sizes,
             )
     except KeyError as fault:
         raise _smp_name_error(config, fault) from fault
@@ -47,7 +58,7 @@ def build_smp(config: NetworkConfig) -> nn.Module:
             raise ConfigError(
                 f"segmentation-models-pytorch cannot build {config.architecture} with encoder "
                 f"{config.encoder} ({type(fault).__name__}: {first_line(fault)})",
-                remedy="choose another network.encoder",
+                remedy="choose another network.encoder, or set network.decoder_channels to null",
             ) from fault
         raise ConfigError(
             f"the weights {config.encoder_weights!r} of encoder {config.encoder} could not be "

@@ -57,6 +57,12 @@ def test_any_encoder_of_the_2d_library(encoder):
     assert without == []
 
 
+def test_channels_of_the_2d_decoder():
+    network = build_network(replace(TINY_2D, decoder_channels=(32, 16, 16, 8, 4)))
+    assert network.segmentation_head[0].in_channels == 4
+    assert network(torch.randn(2, 1, 64, 64)).shape == (2, 2, 64, 64)
+
+
 def test_building_draws_the_same_weights_after_the_same_seed():
     def build():
         torch.manual_seed(3)
@@ -128,6 +134,7 @@ def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch):
         ({"strides": ((1, 1), (2, 2), (2, 2))}, "3 numbers, one an axis"),
         ({"strides": ((2, 2, 2), (2, 2, 2), (2, 2, 2))}, "first entry"),
         ({"strides": ((1, 1, 1),)}, "at least two stages"),
+        ({"decoder_channels": (8, 4)}, "network.features holds the channels"),
     ],
 )
 def test_contradictions_of_3d_networks_are_refused(changes, message):
@@ -143,6 +150,8 @@ def test_contradictions_of_3d_networks_are_refused(changes, message):
         ({"features": (1, 2)}, "fixes its own sizes"),
         ({"encoder": "resnet81"}, "perhaps resnet"),
         ({"architecture": "Unett"}, "UnetPlusPlus"),
+        ({"decoder_channels": (8, 4)}, "decoder_channels to null"),
+        ({"architecture": "FPN", "decoder_channels": (8, 4)}, "fixes its own sizes"),
         ({"encoder": "resnet18", "encoder_weights": "nonsense"}, "no weights 'nonsense'"),
     ],
 )
