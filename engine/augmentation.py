@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 Range = tuple[float, float]
+Label = TypeVar("Label", Tensor, None)
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ class AugmentationConfig:
     mirror_axes
         Spatial axes of the array, 0 first (z in 3D, y in 2D), that are mirrored with ``p_mirror``
         each. Leave the left-right axis out where the labels tell left from right.
+    p_cutmix
+        Probability that a sample gets a box of its neighbour in the batch, label and all
+        (`covidseg.engine.cutmix`); nnU-Net does not.
     """
 
     p_rotation: float = 0.2
@@ -62,6 +67,7 @@ class AugmentationConfig:
     gamma: Range = (0.7, 1.5)
     p_mirror: float = 0.5
     mirror_axes: tuple[int, ...] = (0, 1, 2)
+    p_cutmix: float = 0.0
 
 
 @dataclass
@@ -170,7 +176,7 @@ class Augmentation:
             seed=seed,
         )
 
-    def __call__(self, image: Tensor, label: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def __call__(self, image: Tensor, label: Label, seeds: Sequence[int]) -> tuple[Tensor, Label]:
         """Augment a batch; the inputs stay as they are.
 
         Parameters
@@ -178,7 +184,7 @@ class Augmentation:
         image
             float32 (batch, channels, *input), where input is at least the patch along each axis.
         label
-            Integer (batch, *input).
+            Integer (batch, *input); None for images without.
         seeds
             One number a sample, not negative.
 
@@ -187,11 +193,11 @@ class Augmentation:
         image
             float32 (batch, channels, *patch).
         label
-            (batch, *patch), of the dtype given.
+            (batch, *patch), of the dtype given; None if it was.
         """
         return self.apply(image, label, [self.draw(seed) for seed in seeds])
 
-    def apply(self, image: Tensor, label: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
+    def apply(self, image: Tensor, label: Label, draws: Sequence[Draw]) -> tuple[Tensor, Label]:
         """Do what was drawn to each sample of a batch; shapes as for a call."""
         image, label = self._spatial(image, label, draws)
         image = _each(image, [d.noise for d in draws], _add_noise)
@@ -204,18 +210,17 @@ class Augmentation:
         for number, draw in enumerate(draws):
             if draw.mirror:
                 image[number] = image[number].flip([axis + 1 for axis in draw.mirror])
-                label[number] = label[number].flip(list(draw.mirror))
+                if label is not None:
+                    label[number] = label[number].flip(list(draw.mirror))
         return image, label
 
-    def _spatial(
-        self, image: Tensor, label: Tensor, draws: Sequence[Draw]
-    ) -> tuple[Tensor, Tensor]:
+    def _spatial(self, image: Tensor, label: Label, draws: Sequence[Draw]) -> tuple[Tensor, Label]:
         box = tuple(
             slice((have - want) // 2, (have - want) // 2 + want)
             for have, want in zip(image.shape[2:], self.patch, strict=True)
         )
         new_image = image[(slice(None), slice(None), *box)].clone()
-        new_label = label[(slice(None), *box)].clone()
+        new_label = None if label is None else label[(slice(None), *box)].clone()
         moved = [number for number, draw in enumerate(draws) if draw.linear is not None]
         if not moved:
             return new_image, new_label
@@ -224,13 +229,14 @@ class Augmentation:
         new_image[moved] = functional.grid_sample(
             image[moved], grid, mode="bilinear", padding_mode="border", align_corners=True
         )
-        new_label[moved] = functional.grid_sample(
-            label[moved][:, None].float(),
-            grid,
-            mode="nearest",
-            padding_mode="border",
-            align_corners=True,
-        )[:, 0].to(label.dtype)
+        if label is not None and new_label is not None:
+            new_label[moved] = functional.grid_sample(
+                label[moved][:, None].float(),
+                grid,
+                mode="nearest",
+                padding_mode="border",
+                align_corners=True,
+            )[:, 0].to(label.dtype)
         return new_image, new_label
 
     def _grid(self, linears, input_size, box) -> Tensor:

@@ -16,6 +16,7 @@ from covidseg.core.errors import ConfigError
 from covidseg.engine.augmentation import Augmentation, AugmentationConfig
 from covidseg.engine.cache import CachedCase, TrainingCase, prepare
 from covidseg.engine.config import FREE, Recipe
+from covidseg.engine.cutmix import cutmix
 from covidseg.engine.distributed import native_precision
 from covidseg.engine.fingerprint import fingerprint
 from covidseg.engine.patches import Patches
@@ -288,9 +289,10 @@ class AugmentBatch:
     augmentation: Augmentation
 
     def __call__(self, batch: Batch) -> Batch:
-        image, label = self.augmentation(
-            batch["image"], batch["label"], [int(seed) for seed in batch["seed"].tolist()]
-        )
+        seeds = [int(seed) for seed in batch["seed"].tolist()]
+        image, label = self.augmentation(batch["image"], batch["label"], seeds)
+        if self.augmentation.config.p_cutmix > 0:
+            image, label = cutmix(image, label, seeds, self.augmentation.config.p_cutmix)
         return {**batch, "image": image, "label": label}
 
 
