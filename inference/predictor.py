@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from covidseg.imaging.volume import Volume
 from covidseg.inference.preprocessing import Prepared, Preprocessing
 from covidseg.inference.restore import restore
-from covidseg.inference.sliding import Sliding
+from covidseg.inference.sliding import Slab, Sliding
 from covidseg.registry.cases import HU, Intensity
 
 # An image larger than this is handed to the device window by window.
@@ -61,15 +61,16 @@ class Predictor:
         and its preprocessed copy is one window's depth of probabilities.
         """
         prepared = self.preprocessing.image(volume, intensity)
-        return restore(self._slabs(prepared), prepared)
+        return restore(self.slabs(prepared), prepared)
 
     def probabilities(self, volume: Volume, intensity: Intensity = HU) -> tuple[Tensor, Prepared]:
         """Probabilities on the network's own grid, float32 (classes, Z, Y, X), on the CPU."""
         prepared = self.preprocessing.image(volume, intensity)
-        slabs = [slab.probabilities.cpu() for slab in self._slabs(prepared)]
+        slabs = [slab.probabilities.cpu() for slab in self.slabs(prepared)]
         return torch.cat(slabs, dim=1), prepared
 
-    def _slabs(self, prepared: Prepared):
+    def slabs(self, prepared: Prepared) -> Iterator[Slab]:
+        """Final probabilities of a preprocessed scan, slab by slab from the first plane on."""
         image = torch.from_numpy(prepared.image)[None]
         if image.nbytes <= _WHOLE_ON_DEVICE_BYTES:
             image = image.to(self.device)
