@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +13,7 @@ from covidseg.core.errors import ConfigError, UnreadableFileError
 from covidseg.engine.checkpoint import load_predictor
 from covidseg.engine.recipes import load_recipe
 from covidseg.engine.segmentation import SegmentationRecipe
+from covidseg.inference.ensemble import Ensemble
 from covidseg.inference.predictor import Predictor
 from covidseg.inference.sliding import Sliding
 from covidseg.networks.build import build_network
@@ -35,19 +37,60 @@ def read_run(
     return load_recipe(config, schema=schema)
 
 
+def open_run(
+    run: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    mirror: bool | None = None,
+    batch_size: int | None = None,
+) -> Predictor:
+    """A predictor from one run; see `open_runs`."""
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    recipe = read_run(run)
+    network = build_network(recipe.network)
+    load_predictor(network, run)
+    dimensions = recipe.network.dimensions
+    assert recipe.patch.size is not None
+    depth, height, width = recipe.patch.size if dimensions == 3 else (1, *recipe.patch.size)
+    sliding = Sliding(
+        (depth, height, width),
+        recipe.window.overlap,
+        batch_size or recipe.window.batch_size or recipe.patch.batch_size or 1,
+    )
+    mirrors = recipe.window.mirror if mirror is None else mirror
+    axes = recipe.augmentation.mirror_axes if recipe.augmentation.p_mirror > 0 else ()
+    precision = torch.float32
+    if recipe.train.mixed_precision == "bf16":
+        precision = torch.bfloat16
+    elif recipe.train.mixed_precision == "fp16" and chosen.type == "cuda":
+        precision = torch.float16
+    return Predictor(
+        [network],
+        recipe.grid.preprocessing(),
+        sliding,
+        dimensions,
+        recipe.network.classes,
+        tuple(axis for axis in axes if axis < dimensions) if mirrors else (),
+        chosen,
+        precision,
+    )
+
+
 def open_runs(
     runs: Sequence[str | Path],
     *,
     device: str | torch.device | None = None,
     mirror: bool | None = None,
     batch_size: int | None = None,
-) -> Predictor:
+) -> Predictor | Ensemble:
     """A predictor from one run, or from several as an ensemble (mean of their probabilities).
 
     Parameters
     ----------
     runs
-        Folders that training wrote. Members of an ensemble share grid, patch and labels.
+        Folders that training wrote. Members of an ensemble share their labels. Those whose
+        preprocessing and windows are equal share those too; each of the others sees the scan its
+        own way, and the probabilities meet on the scan's grid.
     device
         Where to predict; null for a GPU if there is one.
     mirror, batch_size
@@ -58,53 +101,25 @@ def open_runs(
     UnreadableFileError
         A folder is no run, or has no checkpoint.
     ConfigError
-        The runs differ in what they predict or in their grid.
+        The runs differ in what they predict, or some are for pictures and some for CT volumes.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    recipes: list[SegmentationRecipe] = [read_run(run) for run in runs]
-    first = recipes[0]
-    networks = []
-    for run, recipe in zip(runs, recipes, strict=True):
-        for what, own, other in (
-            ("labels", recipe.data.labels, first.data.labels),
-            ("dimensions", recipe.network.dimensions, first.network.dimensions),
-            ("patch", recipe.patch.size, first.patch.size),
-            ("grid", recipe.grid, first.grid),
-        ):
-            if own != other:
-                raise ConfigError(
-                    f"its {what} is not that of {runs[0]}",
-                    path=run,
-                    expected=str(other),
-                    remedy="make an ensemble of runs of one recipe with its grid fixed, or "
-                    "predict with each run and combine the results",
-                )
-        network = build_network(recipe.network)
-        load_predictor(network, run)
-        networks.append(network)
-    dimensions = first.network.dimensions
-    assert first.patch.size is not None
-    window = first.patch.size if dimensions == 3 else (1, *first.patch.size)
-    depth, height, width = window
-    mirrors = first.window.mirror if mirror is None else mirror
-    sliding = Sliding(
-        (depth, height, width),
-        first.window.overlap,
-        batch_size or first.window.batch_size or first.patch.batch_size or 1,
-    )
-    axes = first.augmentation.mirror_axes if first.augmentation.p_mirror > 0 else ()
-    precision = torch.float32
-    if first.train.mixed_precision == "bf16":
-        precision = torch.bfloat16
-    elif first.train.mixed_precision == "fp16" and device.type == "cuda":
-        precision = torch.float16
-    return Predictor(
-        networks,
-        first.grid.preprocessing(),
-        sliding,
-        dimensions,
-        first.network.classes,
-        tuple(axis for axis in axes if axis < dimensions) if mirrors else (),
-        device,
-        precision,
-    )
+    labels = [read_run(run).data.labels for run in runs]
+    for run, own in zip(runs, labels, strict=True):
+        if own != labels[0]:
+            raise ConfigError(
+                f"its labels are {', '.join(own)}",
+                path=run,
+                expected=f"{', '.join(labels[0])}, as those of {runs[0]}",
+                remedy="make an ensemble of runs that predict the same",
+            )
+    predictors: list[Predictor] = []
+    for run in runs:
+        one = open_run(run, device=device, mirror=mirror, batch_size=batch_size)
+        for place, other in enumerate(predictors):
+            if one.settings == other.settings:
+                networks = [*other.networks, *one.networks]
+                predictors[place] = dataclasses.replace(other, networks=networks)
+                break
+        else:
+            predictors.append(one)
+    return predictors[0] if len(predictors) == 1 else Ensemble(predictors)

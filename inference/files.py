@@ -16,6 +16,7 @@ from covidseg.imaging.intensity import find_nonfinite, guess_scale
 from covidseg.imaging.nifti import read_nifti, write_nifti
 from covidseg.imaging.picture import read_picture
 from covidseg.imaging.volume import Volume
+from covidseg.inference.ensemble import Ensemble
 from covidseg.inference.predictor import Predictor
 from covidseg.registry.cases import HU, Intensity
 from covidseg.registry.read import PICTURE_AFFINE
@@ -150,7 +151,9 @@ def read_input(one: Input, scale: Scale = "auto") -> tuple[Volume, Intensity]:
     )
 
 
-def segment(predictor: Predictor, one: Input, folder: Path, scale: Scale = "auto") -> Path:
+def segment(
+    predictor: Predictor | Ensemble, one: Input, folder: Path, scale: Scale = "auto"
+) -> Path:
     """Segment a scan and write the label map; return its file.
 
     NIfTI and DICOM scans give uint8 NIfTI on the scan's own grid; pictures give a PNG of the
@@ -162,10 +165,9 @@ def segment(predictor: Predictor, one: Input, folder: Path, scale: Scale = "auto
         The predictor is for volumes and the scan is a picture, or the reverse.
     """
     volume, intensity = read_input(one, scale)
-    for_pictures = predictor.preprocessing.plane_size is not None
-    if for_pictures != (one.kind == "picture"):
+    if predictor.for_pictures != (one.kind == "picture"):
         raise ConfigError(
-            f"the run segments {'pictures' if for_pictures else 'CT volumes'}, and "
+            f"the run segments {'pictures' if predictor.for_pictures else 'CT volumes'}, and "
             f"{_place(one)} is a {'picture' if one.kind == 'picture' else 'CT volume'}",
             remedy="use a run that was trained on such data",
         )
@@ -180,7 +182,7 @@ def segment(predictor: Predictor, one: Input, folder: Path, scale: Scale = "auto
     return target
 
 
-def _write_picture(target: Path, labels: np.ndarray, predictor: Predictor) -> None:
+def _write_picture(target: Path, labels: np.ndarray, predictor: Predictor | Ensemble) -> None:
     from PIL import Image
 
     if predictor.classes == 2:

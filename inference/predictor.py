@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from covidseg.imaging.volume import Volume
 from covidseg.inference.preprocessing import Prepared, Preprocessing
-from covidseg.inference.restore import restore
+from covidseg.inference.restore import restore, scan_planes
 from covidseg.inference.sliding import Slab, Sliding
 from covidseg.registry.cases import HU, Intensity
 
@@ -21,7 +22,7 @@ _WHOLE_ON_DEVICE_BYTES = 4 << 30
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """An ensemble of networks that share preprocessing and windows.
+    """One network, or several that share preprocessing and windows.
 
     Parameters
     ----------
@@ -54,6 +55,18 @@ class Predictor:
             if self.dimensions == 2:
                 network.to(memory_format=torch.channels_last)
 
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """All but the networks: predictors with equal ones can be one."""
+        return tuple(
+            getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "networks"
+        )
+
+    @property
+    def for_pictures(self) -> bool:
+        """Whether it segments slice pictures, not CT volumes."""
+        return self.preprocessing.plane_size is not None
+
     def predict(self, volume: Volume, intensity: Intensity = HU) -> Volume:
         """Segment a scan: uint8 labels on exactly the scan's grid.
 
@@ -62,6 +75,11 @@ class Predictor:
         """
         prepared = self.preprocessing.image(volume, intensity)
         return restore(self.slabs(prepared), prepared)
+
+    def on_scan(self, volume: Volume, intensity: Intensity = HU) -> Iterator[Slab]:
+        """Probabilities on the upright scan's own grid, in order; see `scan_planes`."""
+        prepared = self.preprocessing.image(volume, intensity)
+        return scan_planes(self.slabs(prepared), prepared)
 
     def probabilities(self, volume: Volume, intensity: Intensity = HU) -> tuple[Tensor, Prepared]:
         """Probabilities on the network's own grid, float32 (classes, Z, Y, X), on the CPU."""

@@ -1,11 +1,12 @@
-"""From a network's probabilities back to a label map on the scan's own grid."""
+"""From a network's probabilities back to the scan's own grid, and to a label map on it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from covidseg.imaging.resample import ANISOTROPY_THRESHOLD, reorient
@@ -20,13 +21,27 @@ _VOXELS_AT_ONCE = 1 << 26
 def restore(slabs: Iterable[Slab], prepared: Prepared) -> Volume:
     """Resample probabilities onto the scan's grid, take the likeliest class: a uint8 label map.
 
-    Probabilities are interpolated linearly, and by nearest neighbour across planes where the
-    network's grid is anisotropic (nnU-Net's rule), then decided; never the other way round, which
-    would leave stairs. Slabs are consumed as they come, so memory is bounded by the label map and
-    one slab.
+    Probabilities are resampled, then decided; never the other way round, which would leave stairs.
+    Slabs are consumed as they come, so memory is bounded by the label map and one slab.
+    """
+    labels: np.ndarray | None = None
+    for slab in scan_planes(slabs, prepared):
+        if labels is None:
+            shape = upright_shape(prepared.scan_shape, prepared.scan_affine)
+            labels = np.empty(shape, np.uint8)
+        labels[slab.start : slab.stop] = slab.probabilities.argmax(0).to(torch.uint8).cpu().numpy()
+    assert labels is not None
+    return label_map(labels, prepared.scan_shape, prepared.scan_affine)
+
+
+def scan_planes(slabs: Iterable[Slab], prepared: Prepared) -> Iterator[Slab]:
+    """Probabilities on the upright scan's own grid, a few planes at a time, in order.
+
+    They are interpolated linearly, and by nearest neighbour across planes where the network's grid
+    is anisotropic (nnU-Net's rule). "Upright" is the scan's grid with its axes in the order and
+    direction of `covidseg.inference.preprocessing.ORIENTATION`, as (Z, Y, X).
     """
     grid = _Grid(prepared)
-    labels = np.empty(grid.shape_zyx, np.uint8)
     done = 0
     kept: Tensor | None = None
     for slab in slabs:
@@ -39,23 +54,34 @@ def restore(slabs: Iterable[Slab], prepared: Prepared) -> Volume:
         step = max(1, _VOXELS_AT_ONCE // (planes.shape[0] * grid.shape_zyx[1] * grid.shape_zyx[2]))
         for start in range(done, ready, step):
             part = slice(start, min(start + step, ready))
-            labels[part] = grid.decided(planes, first, part).cpu().numpy()
+            yield Slab(part.start, part.stop, grid.resampled(planes, first, part))
         done = max(done, ready)
         kept = slab.probabilities[:, -1:].clone()
-    upright = Volume(labels.transpose(2, 1, 0), grid.affine)
-    orientation = Volume(np.empty((1, 1, 1)), prepared.scan_affine).orientation
-    data = np.ascontiguousarray(reorient(upright, orientation).data)
-    return Volume(data, prepared.scan_affine)
+
+
+def upright_shape(scan_shape: tuple[int, int, int], scan_affine: NDArray) -> tuple[int, int, int]:
+    """(Z, Y, X) of a scan that is turned upright."""
+    z, y, x = _upright(scan_shape, scan_affine).shape[::-1]
+    return z, y, x
+
+
+def label_map(labels: NDArray[np.uint8], scan_shape: tuple, scan_affine: NDArray) -> Volume:
+    """Upright labels (Z, Y, X) as a volume with the scan's own axes and affine."""
+    upright = Volume(labels.transpose(2, 1, 0), _upright(scan_shape, scan_affine).affine)
+    orientation = Volume(np.empty((1, 1, 1)), scan_affine).orientation
+    return Volume(np.ascontiguousarray(reorient(upright, orientation).data), scan_affine)
+
+
+def _upright(scan_shape: tuple, scan_affine: NDArray) -> Volume:
+    # A stand-in of the scan's shape without its memory.
+    return reorient(Volume(np.broadcast_to(np.uint8(0), scan_shape), scan_affine), ORIENTATION)
 
 
 class _Grid:
     """The upright scan's grid in coordinates of the network's grid."""
 
     def __init__(self, prepared: Prepared) -> None:
-        # A stand-in of the scan's shape without its memory.
-        scan = Volume(np.broadcast_to(np.uint8(0), prepared.scan_shape), prepared.scan_affine)
-        upright = reorient(scan, ORIENTATION)
-        self.affine = upright.affine
+        upright = _upright(prepared.scan_shape, prepared.scan_affine)
         self.shape_zyx = upright.shape[::-1]
         size = prepared.image.shape
         to_network = np.linalg.inv(prepared.affine) @ upright.affine
@@ -77,8 +103,8 @@ class _Grid:
         self.rows = _interpolation(y, size[1])
         self.columns = _interpolation(x, size[2])
 
-    def decided(self, planes: Tensor, first: int, part: slice) -> Tensor:
-        """uint8 labels of the scan's planes ``part`` from network planes starting at ``first``."""
+    def resampled(self, planes: Tensor, first: int, part: slice) -> Tensor:
+        """Probabilities of the scan's planes ``part`` from network planes starting at ``first``."""
         lower = torch.from_numpy(self.lower[part] - first).to(planes.device)
         upper = torch.from_numpy(self.upper[part] - first).to(planes.device)
         share = torch.from_numpy(self.share[part]).to(planes.device)[:, None, None]
@@ -89,7 +115,7 @@ class _Grid:
             mixed = self.rows.to(planes.device) @ mixed
         if self.columns is not None:
             mixed = mixed @ self.columns.to(planes.device).T
-        return mixed.argmax(0).to(torch.uint8)
+        return mixed
 
 
 def _interpolation(coordinates: np.ndarray, size: int) -> Tensor | None:

@@ -12,6 +12,7 @@ from covidseg.core.progress import progress_bar
 from covidseg.engine.cache import read_image
 from covidseg.engine.task_data import Part
 from covidseg.imaging.nifti import write_nifti
+from covidseg.inference.ensemble import Ensemble
 from covidseg.inference.predictor import Predictor
 from covidseg.scoring.folder import score_folder
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def predict_part(
-    predictor: Predictor,
+    predictor: Predictor | Ensemble,
     part: Part,
     folder: Path,
     *,

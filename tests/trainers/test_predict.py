@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from covidseg.cli.main import main
 from covidseg.core.errors import ConfigError, IntensityError, LayoutError, UnreadableFileError
-from covidseg.engine.runs import open_runs
+from covidseg.engine.runs import open_run, open_runs, read_run
 from covidseg.imaging.dicom import write_series
 from covidseg.imaging.nifti import read_nifti, write_nifti
 from covidseg.imaging.volume import Volume
+from covidseg.inference.ensemble import Ensemble
 from covidseg.inference.files import find_inputs, read_input
 
 
@@ -91,12 +93,33 @@ def test_an_ensemble_of_a_run_with_itself_is_that_run(run, raw):
     assert (one.data != two.data).mean() < 1e-3
 
 
+def test_folds_with_intensities_of_their_own_make_an_ensemble(run, options, raw, tmp_path):
+    from covidseg.trainers.supervised import main as train
+
+    other = tmp_path / "fold1"
+    train(["--recipe", "task1-lung-2d", "--out", str(other), *options, "--data.fold=1",
+           "--train.steps_per_epoch=2"])  # fmt: skip
+    assert read_run(other).grid.mean != read_run(run).grid.mean
+    volume = read_nifti(scans(raw)[0])
+    both = open_runs([run, other, run], device="cpu")
+    assert isinstance(both, Ensemble)
+    assert [len(member.networks) for member in both.members] == [2, 1]
+    a, b = (
+        torch.cat([slab.probabilities for slab in open_run(one, device="cpu").on_scan(volume)], 1)
+        for one in (run, other)
+    )
+    torch.testing.assert_close(both.foreground(volume), ((2 * a + b) / 3)[1:])
+    out = tmp_path / "out"
+    assert call("predict", "--run", run, "--run", other, scans(raw)[0], "-o", out) == 0
+    assert read_nifti(out / scans(raw)[0].name).shape == volume.shape
+
+
 def test_runs_of_other_labels_make_no_ensemble(run, options, tmp_path):
     from covidseg.trainers.supervised import main as train
 
     train(["--recipe", "task1-infection-2d", "--out", str(tmp_path / "other"), *options,
            "--train.steps_per_epoch=1"])  # fmt: skip
-    with pytest.raises(ConfigError, match="its labels is not that of"):
+    with pytest.raises(ConfigError, match="its labels are infection; expected left_lung"):
         open_runs([run, tmp_path / "other"])
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from covidseg.core.errors import ConfigError, LabelError, LayoutError
 from covidseg.engine.checkpoint import last_checkpoint
-from covidseg.engine.runs import open_runs, read_run
+from covidseg.engine.runs import open_run, read_run
 from covidseg.engine.task_data import read_part
 from covidseg.trainers.supervised import main
 
@@ -83,7 +83,7 @@ def test_a_patch_larger_than_every_scan_is_padded(options, tmp_path):
         ["--recipe", "task1-infection-2d", "--out", str(tmp_path / "run"), *options,
          "--patch.size=[64,64]", "--train.steps_per_epoch=2"]
     )  # fmt: skip
-    predictor = open_runs([tmp_path / "run"], device="cpu")
+    predictor = open_run(tmp_path / "run", device="cpu")
     assert predictor.sliding.window == (1, 64, 64)
 
 
