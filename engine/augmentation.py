@@ -215,7 +215,7 @@ class Augmentation:
         return image, label
 
     def _spatial(self, image: Tensor, label: Label, draws: Sequence[Draw]) -> tuple[Tensor, Label]:
-        box = tuple(
+        box: tuple[slice, ...] = tuple(
             slice((have - want) // 2, (have - want) // 2 + want)
             for have, want in zip(image.shape[2:], self.patch, strict=True)
         )

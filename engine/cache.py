@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 CACHE_VERSION = 1
 # Voxels of each class that are remembered, to sample patches around.
 REMEMBERED = 10_000
+# In a label map: nothing is known here. No patch is drawn around it; a loss may leave it out.
+IGNORE_LABEL = 255
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ def _build(case: TrainingCase, preprocessing: Preprocessing, folder: Path) -> No
         label = preprocessing.label(mask)
         arrays["label"] = label
         counts = np.bincount(label.ravel(), minlength=256)
-        for value in sorted({target for target in case.values.values() if target}):
+        for value in sorted(set(case.values.values()) - {0, IGNORE_LABEL}):
             foreground[value] = int(counts[value])
             arrays[f"voxels_{value}"] = _remembered(label, value)
     try:

@@ -1,0 +1,67 @@
+"""Recipes of semi-supervised learning: a supervised recipe, a method, and the unlabelled scans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from covidseg.engine.losses import LossConfig
+from covidseg.engine.segmentation import SegmentationRecipe
+from covidseg.pseudolabel.config import MethodConfig
+
+
+@dataclass(frozen=True)
+class StrongViewConfig:
+    """What makes a strong view of a weak one: intensities alone, so that voxels stay in place.
+
+    Parameters
+    ----------
+    p_brightness, p_contrast, p_blur
+        Probability of each.
+    brightness, contrast
+        Ranges of the factors.
+    blur_sigma
+        Range, in voxels.
+    """
+
+    p_brightness: float = 0.8
+    brightness: tuple[float, float] = (0.5, 1.5)
+    p_contrast: float = 0.8
+    contrast: tuple[float, float] = (0.5, 1.5)
+    p_blur: float = 0.5
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+
+
+@dataclass(frozen=True)
+class UnlabelledConfig:
+    """Scans without labels, and the batches of them.
+
+    Parameters
+    ----------
+    configuration
+        Configuration of the dataset repository that holds them; `data.configuration` where empty.
+    part
+        Its part.
+    batch_size
+        Unlabelled (or pseudo-labelled) patches a step, over all processes; null for as many as
+        labelled ones.
+    """
+
+    configuration: str = ""
+    part: str = "unlabelled"
+    batch_size: int | None = None
+    strong: StrongViewConfig = field(default_factory=StrongViewConfig)
+
+
+@dataclass(frozen=True)
+class PseudolabelRecipe(SegmentationRecipe):
+    """A recipe that learns from labelled and unlabelled scans.
+
+    The supervised loss is the papers' ½·(cross-entropy + Dice), so that their weights of the other
+    terms mean the same here.
+    """
+
+    loss: LossConfig = field(
+        default_factory=lambda: LossConfig(dice_weight=0.5, cross_entropy_weight=0.5)
+    )
+    method: MethodConfig = field(default_factory=MethodConfig)
+    unlabelled: UnlabelledConfig = field(default_factory=UnlabelledConfig)
