@@ -11,16 +11,21 @@ from typing import Any
 from covidseg.core.errors import ConfigError, LayoutError
 from covidseg.engine.cache import TrainingCase
 from covidseg.registry.cases import Intensity
+from covidseg.splits.records import CaseRecord
 
 
 @dataclass(frozen=True)
 class Row:
-    """A case of a part: what training and scoring want to know of it."""
+    """A case of a part: what training and scoring want to know of it.
+
+    ``record`` is what the audit for leaks compares.
+    """
 
     case: TrainingCase
     dataset: str
     patient_id: str
     content: str
+    record: CaseRecord
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,15 @@ def _row(row: dict[str, Any]) -> Row:
         source=row["dataset"],
         content=hashlib.sha256(known.encode()).hexdigest(),
     )
-    return Row(case, row["dataset"], row["patient_id"], content)
+    record = CaseRecord(
+        row["dataset"],
+        row["case_id"],
+        row["patient_id"],
+        row["cohort"],
+        row["series_uid"],
+        row["image_content_hash"],
+    )
+    return Row(case, row["dataset"], row["patient_id"], content, record)
 
 
 def _require(hub: str | Path, configuration: str) -> None:

@@ -261,6 +261,7 @@ def _as_json(report: BuildReport, configurations: list[Configuration]) -> str:
             "configurations": report.configurations,
             "split_sha256": {c.name: c.split_sha256 for c in configurations if c.split_sha256},
             "notes": report.notes,
+            "refused": {c.name: c.refused for c in configurations if c.refused},
             "left_out": report.left_out,
             "faults": report.faults,
             "withheld": report.withheld,

@@ -29,7 +29,11 @@ _NAMED = 4
 
 @dataclass
 class Configuration:
-    """One configuration to write: its parts as rows, and what is to be said about it."""
+    """One configuration to write: its parts as rows, and what is to be said about it.
+
+    ``refused`` lists the scans that were not taken into the unlabelled pool: the case, the kind of
+    evidence, and the case that it is the same as, with that one's part.
+    """
 
     name: str
     title: str
@@ -37,6 +41,7 @@ class Configuration:
     parts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     split_sha256: str = ""
+    refused: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass
@@ -168,6 +173,15 @@ def _of_split(held: Held, split: Split, partial: bool) -> Configuration:
             f"{len({leak.first.case for leak in split.refused})} scans of the unlabelled pool are"
             " left out: they stand in another part"
         )
+        made.refused = [
+            {
+                "case": str(leak.first.case),
+                "kind": leak.kind,
+                "same_as": str(leak.second.case),
+                "part": leak.second.part,
+            }
+            for leak in split.refused
+        ]
     for part, cases in split.parts.items():
         optional = part in _OPTIONAL or whole
         try:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from covidseg.imaging.content import content_hash, oriented_content_hash
+from covidseg.imaging.content import content_hash, oriented_content_hash, values_hash
 from covidseg.imaging.nifti import read_nifti, write_nifti
 from covidseg.imaging.resample import reorient
 from covidseg.imaging.volume import Volume
@@ -52,3 +52,26 @@ def test_the_input_stays_as_it_was():
 def test_oriented_hash_sees_through_flips(data, orientation):
     volume = Volume(data, AFFINE)
     assert oriented_content_hash(reorient(volume, orientation)) == oriented_content_hash(volume)
+
+
+@given(
+    hnp.arrays(np.float32, hnp.array_shapes(min_dims=3, max_dims=3, max_side=5)),
+    st.permutations([0, 1, 2]),
+    st.lists(st.sampled_from([0, 1, 2]), unique=True),
+)
+def test_the_hash_of_values_does_not_know_directions(data, axes, mirrored):
+    turned = np.flip(data.transpose(axes), mirrored)
+    assert values_hash(turned) == values_hash(data)
+    whole = np.rint(np.nan_to_num(data, posinf=0, neginf=0)).clip(-1000, 1000)
+    assert values_hash(np.flip(whole.transpose(axes), mirrored)) == values_hash(
+        whole.astype(np.int16)
+    )
+
+
+def test_the_hash_of_values_knows_one_voxel_and_the_shape():
+    changed = DATA.copy()
+    changed[3, 3, 3] += 1
+    assert values_hash(changed) != values_hash(DATA)
+    assert values_hash(changed + 0.5) != values_hash(DATA + 0.5)
+    assert values_hash(DATA.reshape(9, 4, 14)) != values_hash(DATA)
+    assert values_hash(DATA.reshape(8, 7, 9)) == values_hash(DATA)
