@@ -1,0 +1,284 @@
+"""Synthetic COVID-19 lesions, painted into lungs without COVID-19.
+
+What is known of such lesions is drawn, and no image or label of one is used: several, peripheral,
+ground glass to consolidation, with vessels seen through. An alveolus whose air is partly replaced
+by fluid and cells has (1 − a)·air + a·tissue on the Hounsfield scale, a the share replaced; vessels
+within are tissue already and stay. So a lung voxel x becomes x + a·max(t − x, 0), and all that is
+drawn is a.
+
+The idea that lesions drawn on healthy lungs can teach segmentation: Yao et al., Label-free
+segmentation of COVID-19 lesions in lung CT (NormNet), IEEE TMI 40 (2021). Densities: ground glass
+and consolidation as the Fleischner Society's glossary defines them (Hansell et al., Radiology 246,
+2008); distribution: Salehi et al., AJR 215 (2020).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from covidseg.engine.stream import Batch
+from covidseg.generalization.draws import LESIONS, device_noise, generator
+from covidseg.generalization.splines import spline_field
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class LesionConfig:
+    """How lesions are drawn; lengths in millimetres, densities in Hounsfield units.
+
+    Parameters
+    ----------
+    p
+        Share of the patches that are painted; the others show lungs without a lesion.
+    foci
+        The most lesions in a patch.
+    involved
+        Range of the share of the lung that they take, about; drawn evenly on a log scale.
+    radius_mm
+        Range of a lesion's mean radius, on a log scale.
+    elongation
+        The longest axis is up to this times the mean radius, the shortest as much less.
+    rim_mm, inner_share
+        Distance within which a lesion counts as lying at the lung's border, and how much likelier a
+        place deep inside is than one at the border (0 never, 1 as likely).
+    glass, solid
+        Ranges of the share of air replaced in ground glass and in consolidation.
+    p_glass_only
+        Share of the lesions without any consolidation; in the others its extent is drawn evenly.
+    tissue_hu
+        What replaces the air.
+    edge_mm
+        Range of the width over which a lesion fades; its outline is where half is reached.
+    fray_mm
+        Range of how far its outline strays.
+    noise_hu
+        Range of the noise that a scanner would add to the new tissue.
+    """
+
+    p: float = 0.8
+    foci: int = 8
+    involved: Range = (0.01, 0.4)
+    radius_mm: Range = (5.0, 35.0)
+    elongation: float = 1.5
+    rim_mm: float = 20.0
+    inner_share: float = 0.1
+    glass: Range = (0.2, 0.55)
+    solid: Range = (0.75, 1.0)
+    p_glass_only: float = 0.45
+    tissue_hu: Range = (15.0, 60.0)
+    edge_mm: Range = (1.5, 8.0)
+    fray_mm: Range = (1.0, 6.0)
+    noise_hu: Range = (5.0, 30.0)
+
+
+# Control points of the smooth noises are this far apart: outlines, and texture.
+_OUTLINE_MM, _TEXTURE_MM = 14.0, 5.0
+# Of a quadratic B-spline of white noise, per axis.
+_SPLINE_VARIANCE = 0.55
+
+
+@dataclass
+class Focus:
+    """One lesion: an ellipsoid.
+
+    ``place`` in [0, 1) picks its centre among the lung's voxels; ``axes`` (n, n) holds its axes as
+    rows and ``radii_mm`` (n,) their lengths; ``solid`` in [0, 1] is how far consolidation reaches.
+    """
+
+    place: float
+    axes: np.ndarray
+    radii_mm: np.ndarray
+    solid: float
+
+    @property
+    def mean_radius_mm(self) -> float:
+        """Radius of the ball (or disc) of the same content."""
+        return float(np.prod(self.radii_mm) ** (1 / len(self.radii_mm)))
+
+
+@dataclass
+class Lesions:
+    """All that is painted into one sample."""
+
+    foci: list[Focus]
+    involved: float
+    glass: float
+    solid: float
+    tissue_hu: float
+    edge_mm: float
+    fray_mm: float
+    noise_hu: float
+    rng: np.random.Generator
+
+
+@dataclass(frozen=True)
+class PaintLesions:
+    """Paints lesions into batches of lungs; call it before any augmentation.
+
+    Takes batches whose labels are lungs (every class above 0) and gives batches whose labels are
+    lesions (1). Works on patches in 2D and 3D, on the device they are on.
+
+    Parameters
+    ----------
+    config
+        How they look.
+    spacing_mm
+        Of the patch's axes, in array order: two numbers in 2D.
+    mean, std
+        Of the network's input: Hounsfield units are image·std + mean.
+    """
+
+    config: LesionConfig
+    spacing_mm: tuple[float, ...]
+    mean: float
+    std: float
+
+    def draw(self, seed: int) -> Lesions | None:
+        """What is painted into the sample with this seed; None if nothing is."""
+        rng, config = generator(seed, LESIONS), self.config
+        happens = rng.random() < config.p
+        involved = _log_uniform(rng, config.involved)
+        numbers = [float(rng.uniform(*between)) for between in (
+            config.glass, config.solid, config.tissue_hu, config.edge_mm, config.fray_mm,
+            config.noise_hu,
+        )]  # fmt: skip
+        foci = [self._focus(rng) for _ in range(config.foci)]
+        return Lesions(foci, involved, *numbers, rng) if happens else None
+
+    def _focus(self, rng: np.random.Generator) -> Focus:
+        axes, config = len(self.spacing_mm), self.config
+        stretch = np.exp(rng.uniform(-1, 1, axes) * math.log(config.elongation))
+        radii = _log_uniform(rng, config.radius_mm) * stretch / stretch.prod() ** (1 / axes)
+        # The columns of a Gaussian matrix, made orthogonal, are evenly spread directions.
+        directions, _ = np.linalg.qr(rng.standard_normal((axes, axes)))
+        place, glass_only, solid = rng.random(), rng.random(), rng.random()
+        return Focus(
+            float(place), directions.T, radii, 0.0 if glass_only < config.p_glass_only else solid
+        )
+
+    def __call__(self, batch: Batch) -> Batch:
+        painted = [
+            self.paint(image, label > 0, self.draw(seed))
+            for image, label, seed in zip(
+                batch["image"], batch["label"], batch["seed"].tolist(), strict=True
+            )
+        ]
+        images, lesions = zip(*painted, strict=True)
+        label = torch.stack(lesions).to(batch["label"].dtype)
+        return {**batch, "image": torch.stack(images), "label": label}
+
+    def paint(self, image: Tensor, lung: Tensor, lesions: Lesions | None) -> tuple[Tensor, Tensor]:
+        """One sample with its lesions, and their mask.
+
+        Parameters
+        ----------
+        image
+            float32 (1, *spatial), normalised.
+        lung
+            bool (*spatial); nothing outside it changes.
+
+        Returns
+        -------
+        image, mask
+            float32 (1, *spatial) and bool (*spatial).
+        """
+        if lesions is None:
+            return image, torch.zeros_like(lung)
+        share, mask = self.replaced(lung, lesions)
+        hu = image[0] * self.std + self.mean
+        added = share * (lesions.tissue_hu - hu).clamp_min(0)
+        noise = share * lesions.noise_hu * device_noise(hu.shape, lesions.rng, hu)
+        # Where nothing is painted not a bit changes.
+        new = torch.where(share > 0, image[0] + (added + noise) / self.std, image[0])
+        return new[None], mask
+
+    def replaced(self, lung: Tensor, lesions: Lesions) -> tuple[Tensor, Tensor]:
+        """The share of air replaced, float32 in [0, 1], and the lesions' mask, both (*spatial)."""
+        inside, core = self._fields(lung, lesions)
+        outline = self._noise(lung, lesions.rng, _OUTLINE_MM)
+        texture = self._noise(lung, lesions.rng, _TEXTURE_MM)
+        inside = inside + lesions.fray_mm * outline
+        core = core + lesions.fray_mm * (0.7 * outline.flip(-1) + 0.7 * texture)
+        amount = (inside / lesions.edge_mm + 0.5).clamp(0, 1)
+        glass = (lesions.glass * (1 + 0.25 * texture)).clamp(0.05, 0.8)
+        solid = (core / lesions.edge_mm + 0.5).clamp(0, 1)
+        share = amount * torch.lerp(glass, torch.full_like(glass, lesions.solid), solid)
+        return share * lung, (inside > 0) & lung
+
+    def _fields(self, lung: Tensor, lesions: Lesions) -> tuple[Tensor, Tensor]:
+        """Depth below the surface of the lesions, and of their solid cores, in millimetres.
+
+        About the depth: (1 − r)·mean radius, r the ellipsoid's own radius coordinate. Lesions count
+        in their order for as long as they have not taken their share of the lung yet.
+        """
+        depth = lung.new_full(lung.shape, -1e3, dtype=torch.float32)
+        core = depth.clone()
+        chances = self._chances(lung).flatten().cumsum(0)
+        voxels = lung.sum() * lesions.involved
+        taken = torch.zeros((), device=lung.device)
+        content = math.pi if lung.ndim == 2 else 4 / 3 * math.pi
+        for focus in lesions.foci:
+            wanted = (chances[-1] * focus.place).reshape(1)
+            flat = torch.searchsorted(chances, wanted, right=True)[0].clamp_max(lung.numel() - 1)
+            square = self._squared_radius(lung, flat, focus)
+            radius = focus.mean_radius_mm
+            below = (1 - square.sqrt()) * radius
+            # On the device, without asking it whether the lung is full.
+            below = torch.where(taken < voxels, below, -1e3)
+            depth = torch.maximum(depth, below)
+            if focus.solid > 0:
+                core = torch.maximum(core, below - (1 - focus.solid) * 1.2 * radius)
+            taken = taken + content * float(focus.radii_mm.prod() / np.prod(self.spacing_mm))
+        return depth, core
+
+    def _chances(self, lung: Tensor) -> Tensor:
+        """How likely each voxel is a lesion's centre, up to a factor; float64."""
+        share = lung.double()[None, None]
+        pool = functional.avg_pool2d if lung.ndim == 2 else functional.avg_pool3d
+        for axis, spacing in enumerate(self.spacing_mm):
+            reach = [0] * lung.ndim
+            # Half the box; beyond the patch's edge the lung goes on as it is within.
+            reach[axis] = min(round(self.config.rim_mm / spacing), lung.shape[axis] // 2)
+            share = pool(share, [2 * r + 1 for r in reach], stride=1, padding=reach,
+                         count_include_pad=False)  # fmt: skip
+        # At a flat border half of the box is lung, deep inside all of it.
+        rim = (2 * (1 - share[0, 0])).clamp(0, 1)
+        return lung * (self.config.inner_share + (1 - self.config.inner_share) * rim)
+
+    def _squared_radius(self, lung: Tensor, flat: Tensor, focus: Focus) -> Tensor:
+        """dᵀAd over the patch, d from the centre in mm; 1 on the ellipsoid's surface."""
+        form = focus.axes.T @ np.diag(focus.radii_mm**-2.0) @ focus.axes
+        from_centre = []
+        for axis in reversed(range(lung.ndim)):
+            length, spacing = lung.shape[axis], self.spacing_mm[axis]
+            place = flat % length
+            flat = flat // length
+            steps = (torch.arange(length, device=lung.device) - place).float() * spacing
+            from_centre.insert(0, steps.reshape([-1 if a == axis else 1 for a in range(lung.ndim)]))
+        square = torch.zeros((), device=lung.device)
+        for i, a in enumerate(from_centre):
+            for j, b in enumerate(from_centre):
+                if i <= j:
+                    square = square + (1 if i == j else 2) * float(form[i, j]) * (a * b)
+        return square.clamp_min(0)
+
+    def _noise(self, lung: Tensor, rng: np.random.Generator, scale_mm: float) -> Tensor:
+        """Smooth noise of about unit variance whose control points are ``scale_mm`` apart."""
+        points = [
+            max(1, round(length * spacing / scale_mm)) + 3
+            for length, spacing in zip(lung.shape, self.spacing_mm, strict=True)
+        ]
+        control = torch.from_numpy(rng.standard_normal(points, np.float32)).to(lung.device)
+        return spline_field(control, lung.shape) * _SPLINE_VARIANCE ** (-lung.ndim / 2)
+
+
+def _log_uniform(rng: np.random.Generator, between: Sequence[float]) -> float:
+    return float(np.exp(rng.uniform(*np.log(between))))

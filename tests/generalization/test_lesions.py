@@ -1,0 +1,172 @@
+"""Synthetic lesions: densities by hand, shapes by another formula, and what must never change."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from covidseg.generalization.lesions import Focus, LesionConfig, Lesions, PaintLesions
+
+MEAN, STD = -600.0, 300.0
+SIZES = {2: (64, 80), 3: (20, 48, 56)}
+SPACING = {2: (2.0, 1.5), 3: (4.0, 2.0, 1.5)}
+
+
+def painter(dimensions=2, **changes):
+    return PaintLesions(LesionConfig(**changes), SPACING[dimensions], MEAN, STD)
+
+
+def lungs(dimensions):
+    """A box of lung, away from the edges."""
+    lung = torch.zeros(SIZES[dimensions], dtype=torch.bool)
+    lung[tuple(slice(s // 8, s - s // 8) for s in SIZES[dimensions])] = True
+    return lung
+
+
+def batch(dimensions=2, seeds=(5, 6, 7)):
+    noise = torch.randn(len(seeds), 1, *SIZES[dimensions], generator=torch.manual_seed(4))
+    lung = lungs(dimensions)
+    hu = torch.where(lung, -820.0, 30.0) + 15 * noise
+    vessels = torch.rand(noise.shape, generator=torch.manual_seed(5)) > 0.97
+    hu = torch.where(vessels & lung, 120.0, hu)
+    label = (lung.long() * 2).expand(len(seeds), *lung.shape).clone()
+    return {"image": (hu - MEAN) / STD, "label": label, "seed": torch.tensor(seeds)}
+
+
+def one_ball(dimensions, radius_mm=12.0, solid=0.0, **changes):
+    """A drawn sample replaced by one ball in the lung's first voxel in the order of chances."""
+    focus = Focus(0.5, np.eye(dimensions), np.full(dimensions, radius_mm), solid)
+    rng = np.random.default_rng(0)
+    plain = {"involved": 0.1, "glass": 0.4, "solid": 0.9, "tissue_hu": 40.0, "edge_mm": 1.0,
+             "fray_mm": 0.0, "noise_hu": 0.0}  # fmt: skip
+    return Lesions([focus], **{**plain, **changes}, rng=rng)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_ball_of_consolidation_by_hand(dimensions):
+    lung = lungs(dimensions)
+    image = torch.full((1, *lung.shape), (-800 - MEAN) / STD)
+    made, mask = painter(dimensions).paint(image, lung, one_ball(dimensions, solid=1.0))
+    hu = made[0] * STD + MEAN
+    # Nine tenths of the air at -800 become tissue at 40: -800 + 0.9 · 840.
+    assert hu.max().item() == pytest.approx(-44, abs=0.01)
+    assert hu.min().item() == pytest.approx(-800, abs=0.01)
+    step = np.prod(SPACING[dimensions])
+    ball = np.pi * 12**2 if dimensions == 2 else 4 / 3 * np.pi * 12**3
+    # Its centre is at the border, so that up to half of it is cut off.
+    assert 0.2 * ball < mask.sum().item() * step < 1.05 * ball
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_an_ellipsoids_coordinate_is_scipys_distance_in_turned_axes(dimensions):
+    lung = lungs(dimensions)
+    focus = painter(dimensions)._focus(np.random.default_rng(3))
+    centre = tuple(s // 2 for s in lung.shape)
+    flat = torch.tensor(np.ravel_multi_index(centre, lung.shape))
+    found = painter(dimensions)._squared_radius(lung, flat, focus)
+    places = np.indices(lung.shape).reshape(dimensions, -1).T - centre
+    turned = (places * SPACING[dimensions]) @ focus.axes.T / focus.radii_mm
+    expected = (turned**2).sum(1).reshape(lung.shape)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(focus.axes @ focus.axes.T, np.eye(dimensions), atol=1e-12)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_sample_does_not_depend_on_its_batch(dimensions):
+    one, paint = batch(dimensions), painter(dimensions)
+    kept = {name: value.clone() for name, value in one.items()}
+    whole = paint(one)
+    for number in range(3):
+        alone = paint({name: value[number : number + 1] for name, value in one.items()})
+        assert torch.equal(whole["image"][number], alone["image"][0])
+        assert torch.equal(whole["label"][number], alone["label"][0])
+    assert all(torch.equal(one[name], value) for name, value in kept.items())
+    assert whole["label"].dtype == torch.int64
+    assert set(whole["label"].unique().tolist()) == {0, 1}
+
+
+@given(st.integers(0, 2**60), st.sampled_from([2, 3]))
+@settings(max_examples=25, deadline=None)
+def test_what_never_changes(seed, dimensions):
+    one = batch(dimensions, (seed,))
+    paint = painter(dimensions, p=1.0, noise_hu=(0.0, 1e-9), tissue_hu=(50.0, 51.0))
+    made = paint(one)
+    before, after = one["image"], made["image"]
+    lung = one["label"][:, None] > 0
+    assert torch.equal(before[~lung], after[~lung])
+    assert not (made["label"][:, None].bool() & ~lung).any()
+    assert (after >= before - 1e-4).all()  # air is replaced by what is denser
+    hu = before * STD + MEAN
+    vessels = lung & (hu > 60)
+    torch.testing.assert_close(after[vessels], before[vessels], rtol=0, atol=1e-5)
+    assert (after[lung] * STD + MEAN <= torch.maximum(hu[lung], torch.tensor(51.1))).all()
+    # Within the outline at least half of the thinnest ground glass is reached.
+    mask = made["label"][0, None][None].bool().expand_as(lung) & (hu < -750)
+    if mask.any():
+        assert ((after - before)[mask] * STD).min() > 0.5 * 0.05 * 700
+
+
+def test_ground_glass_and_consolidation_have_their_densities():
+    lung = lungs(2)
+    image = torch.full((1, *lung.shape), (-850 - MEAN) / STD)
+    glass, solid = [], []
+    for seed in range(120):
+        paint = painter(2, p=1.0, noise_hu=(0.0, 1e-9))
+        for p, found in ((1.0, glass), (0.0, solid)):
+            config = dataclasses.replace(paint.config, p_glass_only=p)
+            drawn = dataclasses.replace(paint, config=config)
+            made, mask = drawn.paint(image, lung, drawn.draw(seed))
+            found += (made[0][mask] * STD + MEAN).tolist()
+    # Ground glass: grey through which vessels show. Consolidation: they no longer do.
+    assert -750 < np.median(glass) < -450
+    assert np.percentile(glass, 99) < -150
+    assert np.mean(np.array(solid) > -200) > 0.2
+
+
+def test_lesions_lie_at_the_border():
+    lung = lungs(2)
+    depth = ndimage.distance_transform_edt(lung.numpy(), sampling=SPACING[2])
+    chances = painter(2)._chances(lung).numpy()
+    assert (chances[~lung.numpy()] == 0).all()
+    assert (chances * depth).sum() / chances.sum() < 0.7 * depth[lung.numpy()].mean()
+    anywhere = painter(2, inner_share=1.0)._chances(lung).numpy()
+    np.testing.assert_allclose(anywhere, lung.numpy())
+
+
+def test_the_share_of_lung_grows_with_what_is_drawn():
+    lung = lungs(2)
+
+    def taken(involved):
+        paint = painter(2, p=1.0, involved=(involved, involved + 1e-9), foci=30)
+        return np.mean([
+            paint.replaced(lung, paint.draw(seed))[1].sum() / lung.sum() for seed in range(40)
+        ])  # fmt: skip
+
+    low, high = taken(0.02), taken(0.4)
+    assert low < 0.2 < 0.25 < high < 0.75
+
+
+def test_several_and_as_often_as_asked():
+    paint = painter(2)
+    draws = [paint.draw(seed) for seed in range(1000)]
+    assert np.mean([d is not None for d in draws]) == pytest.approx(0.8, abs=0.04)
+    lung = lungs(2)
+    counts = [
+        ndimage.label(paint.replaced(lung, drawn)[1].numpy())[1] for drawn in draws[:120] if drawn
+    ]
+    assert np.mean(np.array(counts) > 1) > 0.3
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_patch_without_lung_stays(dimensions):
+    one = batch(dimensions)
+    one["label"][:] = 0
+    made = painter(dimensions, p=1.0)(one)
+    assert torch.equal(made["image"], one["image"])
+    assert not made["label"].any()
