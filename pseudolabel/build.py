@@ -16,10 +16,14 @@ from covidseg.engine.seeds import derived_seed
 from covidseg.engine.segmentation import training_stream
 from covidseg.engine.stream import Stream
 from covidseg.pseudolabel.config import WITH_UNLABELLED
+from covidseg.pseudolabel.copy_paste import CopyPaste
+from covidseg.pseudolabel.cross_supervision import CrossSupervision
 from covidseg.pseudolabel.mean_teacher import MeanTeacher
 from covidseg.pseudolabel.noisy_student import NoisyStudent, SupervisedStream
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
 from covidseg.pseudolabel.streams import unlabelled_batch_size, unlabelled_stream
+from covidseg.pseudolabel.uncertainty import UncertaintyAwareMeanTeacher
+from covidseg.pseudolabel.unimatch import UniMatch
 
 _PSEUDO_LABELLED = 3  # place of the pseudo-labelled patches' draws among those of the recipe's seed
 
@@ -43,14 +47,22 @@ def new_method(recipe: PseudolabelRecipe, make_network: Callable[[int], nn.Modul
     """
     recipe.method.check()
     config, loss = recipe.method, build_loss(recipe.loss)
-    if config.name == "supervised":
-        return SupervisedStream(make_network(0), loss)
-    if config.name == "noisy-student":
-        ignoring = dataclasses.replace(recipe.loss, ignore_label=IGNORE_LABEL)
-        return NoisyStudent(make_network(0), build_loss(ignoring))
-    if config.name == "mean-teacher":
-        return MeanTeacher(make_network(0), loss, config.mean_teacher)
-    raise ConfigError(f"method.name {config.name} is not there yet")
+    ignoring = build_loss(dataclasses.replace(recipe.loss, ignore_label=IGNORE_LABEL))
+    match config.name:
+        case "supervised":
+            return SupervisedStream(make_network(0), loss)
+        case "noisy-student":
+            return NoisyStudent(make_network(0), ignoring)
+        case "mean-teacher":
+            return MeanTeacher(make_network(0), loss, config.mean_teacher)
+        case "ua-mt":
+            return UncertaintyAwareMeanTeacher(make_network(0), loss, config.ua_mt)
+        case "cps":
+            return CrossSupervision(make_network(0), make_network(1), loss, config.cps)
+        case "bcp":
+            return CopyPaste(make_network(0), ignoring, config.bcp)
+        case "unimatch":
+            return UniMatch(make_network(0), loss, config.unimatch)
 
 
 def training_streams(

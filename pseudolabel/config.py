@@ -118,19 +118,14 @@ class UniMatchConfig:
     dropout
         Share of the channels of the weak view's features that are dropped.
     p_cutmix
-        Probability that a strong view gets a box of its neighbour in the batch.
-    area
-        Range of that box's share of the patch.
-    aspect
-        Range of its height over its width, in shares of the patch's edges.
+        Probability that a strong view gets a box of its neighbour in the batch
+        (`covidseg.engine.cutmix`).
     """
 
     teacher_decay: float | None = None
     threshold: float = 0.95
     dropout: float = 0.5
     p_cutmix: float = 0.5
-    area: tuple[float, float] = (0.02, 0.4)
-    aspect: tuple[float, float] = (0.3, 1 / 0.3)
 
 
 @dataclass(frozen=True)
@@ -160,7 +155,7 @@ class MethodConfig:
 
 
 # Bounds of the settings by their name, in whatever section they stand.
-_SHARES = {"box", "threshold", "dropout", "p_cutmix", "area", "pretraining"}
+_SHARES = {"box", "threshold", "dropout", "p_cutmix", "pretraining"}
 _DECAYS = {"decay", "teacher_decay"}
 
 
@@ -176,7 +171,7 @@ def _check(full_name: str, name: str, value: float | tuple[float, float] | None)
         raise ConfigError(f"{full_name} is {value}", expected="a share, 0 to 1")
     if name in {"dropout", "pretraining"} and numbers[0] == 1:
         raise ConfigError(f"{full_name} is 1", expected="below 1: something must be left")
-    if name in {"ramp", "aspect"} and not all(number > 0 for number in numbers):
+    if name == "ramp" and numbers[0] <= 0:
         raise ConfigError(f"{full_name} is {value}", expected="above 0")
     if name == "passes" and numbers[0] < 1:
         raise ConfigError(f"{full_name} is {value}", expected="at least 1")

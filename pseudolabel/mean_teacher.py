@@ -10,10 +10,13 @@ from torch import Tensor, nn
 from covidseg.engine.ema import Ema
 from covidseg.engine.losses import DiceCrossEntropy
 from covidseg.engine.method import Method, Progress
-from covidseg.pseudolabel.config import MeanTeacherConfig
+from covidseg.engine.stream import Batch
+from covidseg.pseudolabel.config import MeanTeacherConfig, UncertaintyConfig
 from covidseg.pseudolabel.consistency import squared_difference
 from covidseg.pseudolabel.ramps import sigmoid_ramp
-from covidseg.pseudolabel.together import finest, forward_together, with_noise
+from covidseg.pseudolabel.together import finest, forward_together, seeds_of, with_noise
+
+_NOISE = 1  # apart from the other draws that are made from a sample's seed
 
 
 class TeacherStudent(Method):
@@ -54,7 +57,10 @@ class MeanTeacher(TeacherStudent):
     predictor = "teacher"
 
     def __init__(
-        self, student: nn.Module, loss: DiceCrossEntropy, config: MeanTeacherConfig
+        self,
+        student: nn.Module,
+        loss: DiceCrossEntropy,
+        config: MeanTeacherConfig | UncertaintyConfig,
     ) -> None:
         super().__init__(student, loss, config.decay)
         self.config, self.weight = config, 0.0
@@ -66,14 +72,14 @@ class MeanTeacher(TeacherStudent):
         labelled, unlabelled = batch["labelled"], batch["unlabelled"]
         seen, unseen = forward_together(self.student, labelled["image"], unlabelled["image"])
         found = self.loss(seen, labelled["label"])
-        noisy = with_noise(
-            unlabelled["image"],
-            unlabelled["seed"],
-            std=self.config.noise,
-            limit=self.config.noise_limit,
-        )
-        with torch.no_grad():
-            target = self.teacher.network(noisy)
+        target = self.taught(unlabelled, 0)
         consistency = squared_difference(finest(unseen), target)
         total = found["loss"] + self.weight * consistency
         return {**found, "loss": total, "supervised": found["loss"], "consistency": consistency}
+
+    @torch.no_grad()
+    def taught(self, batch: Batch, number: int) -> Tensor:
+        """The teacher's logits for a batch's images with noise, the ``number``-th draw of it."""
+        seeds = seeds_of(batch, _NOISE, number)
+        std, limit = self.config.noise, self.config.noise_limit
+        return self.teacher.network(with_noise(batch["image"], seeds, std=std, limit=limit))

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from covidseg.engine.seeds import derived_seed
+from covidseg.engine.stream import Batch
+
 # What a network returns: logits, or with deep supervision a list of them, full resolution first.
 Outputs = Tensor | list[Tensor]
 
@@ -32,14 +35,18 @@ def finest(outputs: Outputs) -> Tensor:
     return outputs if isinstance(outputs, Tensor) else outputs[0]
 
 
-def with_noise(image: Tensor, seeds: Tensor, *, std: float, limit: float) -> Tensor:
+def with_noise(image: Tensor, seeds: Sequence[int], *, std: float, limit: float) -> Tensor:
     """``image`` plus clipped Gaussian noise, each sample's a function of its own seed.
 
-    ``image`` ``(B, C, *spatial)``, ``seeds`` ``(B,)`` int64; the device's own generator is used, so
-    that a GPU does not wait for the processor. Neither the number of processes nor a sample's place
-    in the batch changes what it gets.
+    ``image`` ``(B, C, *spatial)``, one of ``seeds`` a sample. The noise is drawn on the device.
+    Neither the number of processes nor a sample's place in the batch changes what it gets.
     """
     noise = torch.empty_like(image)
-    for sample, seed in zip(noise, seeds.tolist(), strict=True):
+    for sample, seed in zip(noise, seeds, strict=True):
         sample.normal_(generator=torch.Generator(image.device).manual_seed(seed))
     return image + (noise * std).clamp_(-limit, limit)
+
+
+def seeds_of(batch: Batch, *purpose: int) -> list[int]:
+    """One number for each sample of a batch, a function of its seed and of what it is for."""
+    return [derived_seed(seed, *purpose) for seed in batch["seed"].tolist()]

@@ -1,0 +1,99 @@
+"""UniMatch (Yang et al., CVPR 2023), and with an averaged teacher what V2 (2025) adds to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from covidseg.engine.cache import IGNORE_LABEL
+from covidseg.engine.cutmix import cutmix
+from covidseg.engine.ema import Ema
+from covidseg.engine.loss_functions import soft_dice_loss
+from covidseg.engine.losses import DiceCrossEntropy
+from covidseg.engine.method import Method, Progress
+from covidseg.networks.build import evaluation_mode
+from covidseg.networks.features import decode, drop_channels, encode
+from covidseg.pseudolabel.config import UniMatchConfig
+from covidseg.pseudolabel.streams import STRONG_VIEWS
+from covidseg.pseudolabel.together import Outputs, apart, finest, seeds_of
+
+_CUTMIX, _DROPOUT = 3, 4  # apart from the other draws that are made from a sample's seed
+
+
+class UniMatch(Method):
+    """What is predicted on a weak view is learnt on two strong ones and on perturbed features.
+
+    ½·[L_x + ¼·(L_s1 + L_s2) + ½·L_fp]: L_x is supervised; the others are soft Dice against the
+    classes predicted on the weak view, where their probability reaches the threshold. The strong
+    views are CutMix pairs; L_fp is of the weak view with half of its features' channels dropped.
+    The student predicts (UniMatch), or the averaged teacher where there is one (V2).
+    """
+
+    def __init__(self, student: nn.Module, loss: DiceCrossEntropy, config: UniMatchConfig) -> None:
+        self.student, self.loss, self.config = student, loss, config
+        self.teacher = None if config.teacher_decay is None else Ema(student, config.teacher_decay)
+        self.predictor = "student" if self.teacher is None else "teacher"
+
+    def modules(self) -> dict[str, nn.Module]:
+        if self.teacher is None:
+            return {"student": self.student}
+        return {"student": self.student, "teacher": self.teacher.network}
+
+    def on_step_end(self, progress: Progress) -> None:
+        if self.teacher is not None:
+            self.teacher.update(self.student)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.teacher is None else {"updates": self.teacher.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.teacher is not None:
+            self.teacher.updates = state["updates"]
+
+    def step(self, batch: Any) -> dict[str, Tensor]:
+        labelled, unlabelled = batch["labelled"], batch["unlabelled"]
+        pseudo = self.pseudo_labels(unlabelled["image"])
+        strong, targets = [], []
+        for number, name in enumerate(STRONG_VIEWS):
+            seeds = seeds_of(unlabelled, _CUTMIX, number)
+            view, target = cutmix(unlabelled[name], pseudo, seeds, self.config.p_cutmix)
+            strong.append(view)
+            targets.append(target)
+        images = [labelled["image"], unlabelled["image"], *strong]
+        seen, perturbed, *views = self._outputs(images, seeds_of(unlabelled, _DROPOUT))
+        found = self.loss(seen, labelled["label"])
+        on_views = sum(self._against(v, t) for v, t in zip(views, targets, strict=True))
+        on_features = self._against(perturbed, pseudo)
+        return {
+            **found,
+            "loss": 0.5 * (found["loss"] + 0.25 * on_views + 0.5 * on_features),
+            "supervised": found["loss"],
+            "views": on_views / len(views),
+            "features": on_features,
+            "sure": (pseudo != IGNORE_LABEL).float().mean(),
+        }
+
+    @torch.no_grad()
+    def pseudo_labels(self, image: Tensor) -> Tensor:
+        """Classes predicted ``(B, *spatial)`` int64, ``IGNORE_LABEL`` below the threshold."""
+        if self.teacher is not None:
+            logits = self.teacher.network(image)
+        else:
+            with evaluation_mode(self.student):
+                logits = self.student(image)
+        probability, predicted = logits.float().softmax(1).max(1)
+        return torch.where(probability >= self.config.threshold, predicted, IGNORE_LABEL)
+
+    def _outputs(self, images: list[Tensor], seeds: list[int]) -> list[Outputs]:
+        """The student's outputs for each batch, those of the second from perturbed features."""
+        sizes = [len(image) for image in images]
+        features = encode(self.student, torch.cat(images))
+        weak = slice(sizes[0], sizes[0] + sizes[1])
+        features = drop_channels(features, self.config.dropout, seeds, weak)
+        return apart(decode(self.student, features), sizes)
+
+    def _against(self, outputs: Outputs, pseudo: Tensor) -> Tensor:
+        smooth = self.loss.config.smooth
+        return soft_dice_loss(finest(outputs), pseudo, smooth=smooth, ignore_label=IGNORE_LABEL)
