@@ -50,18 +50,24 @@ def only(labels: Tensor, where: Tensor) -> Tensor:
 def neighbours(batch: Tensor) -> Tensor:
     """The batch with the samples of each pair 2k, 2k + 1 in the other's place.
 
-    Processes share out a batch in order, so pairs are the same whatever their number is.
-
     Raises
     ------
     ConfigError
         The number of samples is odd.
     """
+    require_pairs(batch)
+    return batch.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+
+
+def require_pairs(batch: Tensor) -> None:
+    """Raise ConfigError where a batch on one process is no pairs of neighbours in the stream.
+
+    Processes share out a batch in order, so that pairs are the same whatever their number is.
+    """
     if len(batch) % 2:
         raise ConfigError(
-            f"pairs are to be mixed, and a process has {len(batch)} patches at once",
+            f"patches are mixed in pairs, and a process has {len(batch)} at once",
             expected="an even number",
-            remedy="change the batch size, train.accumulate or the number of processes",
+            remedy="change the batch size, train.accumulate or the number of processes, or set "
+            "method.bcp.pretraining or method.unimatch.p_cutmix to 0",
         )
-    pairs = batch.unflatten(0, (-1, 2))
-    return pairs.flip(1).flatten(0, 1)

@@ -16,6 +16,7 @@ from covidseg.engine.method import Method, Progress
 from covidseg.networks.build import evaluation_mode
 from covidseg.networks.features import decode, drop_channels, encode
 from covidseg.pseudolabel.config import UniMatchConfig
+from covidseg.pseudolabel.mixing import require_pairs
 from covidseg.pseudolabel.streams import STRONG_VIEWS
 from covidseg.pseudolabel.together import Outputs, apart, finest, seeds_of
 
@@ -58,7 +59,7 @@ class UniMatch(Method):
         strong, targets = [], []
         for number, name in enumerate(STRONG_VIEWS):
             seeds = seeds_of(unlabelled, _CUTMIX, number)
-            view, target = cutmix(unlabelled[name], pseudo, seeds, self.config.p_cutmix)
+            view, target = self._mixed(unlabelled[name], pseudo, seeds)
             strong.append(view)
             targets.append(target)
         images = [labelled["image"], unlabelled["image"], *strong]
@@ -85,6 +86,12 @@ class UniMatch(Method):
                 logits = self.student(image)
         probability, predicted = logits.float().softmax(1).max(1)
         return torch.where(probability >= self.config.threshold, predicted, IGNORE_LABEL)
+
+    def _mixed(self, view: Tensor, pseudo: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor]:
+        if not self.config.p_cutmix:
+            return view, pseudo
+        require_pairs(view)
+        return cutmix(view, pseudo, seeds, self.config.p_cutmix)
 
     def _outputs(self, images: list[Tensor], seeds: list[int]) -> list[Outputs]:
         """The student's outputs for each batch, those of the second from perturbed features."""
