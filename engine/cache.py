@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from covidseg.core.errors import LabelError
+from covidseg.core.errors import CovidsegError, LabelError, StorageError
 from covidseg.core.files import sha256_of_file, storage_error
 from covidseg.core.parallel import map_cases
 from covidseg.imaging.geometry import require_same_grid
@@ -168,6 +168,29 @@ def prepare(
     CovidsegError
         A case cannot be read (the first such, in the order given), or the disk is full.
     """
+    prepared, faults = prepare_readable(
+        cases, preprocessing, root, workers=workers, progress=progress
+    )
+    for fault in faults.values():
+        raise fault
+    return prepared
+
+
+def prepare_readable(
+    cases: Sequence[TrainingCase],
+    preprocessing: Preprocessing,
+    root: Path,
+    *,
+    workers: int | None = None,
+    progress: bool = True,
+) -> tuple[list[CachedCase], dict[str, CovidsegError]]:
+    """As `prepare`, with the cases that cannot be read left out and their faults by case ID.
+
+    Raises
+    ------
+    StorageError
+        The disk is full: every case would meet that.
+    """
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
@@ -178,13 +201,16 @@ def prepare(
         build, cases, workers=workers, description="training cache", progress=progress
     ):
         results[case.case_id] = result
-    prepared = []
+    prepared, faults = [], {}
     for case in cases:
         result = results[case.case_id]
-        if isinstance(result, Exception):
+        if isinstance(result, CachedCase):
+            prepared.append(result)
+        elif isinstance(result, CovidsegError) and not isinstance(result, StorageError):
+            faults[case.case_id] = result
+        else:
             raise result
-        prepared.append(result)
-    return prepared
+    return prepared, faults
 
 
 def _prepared(case: TrainingCase, *, preprocessing: Preprocessing, root: Path) -> CachedCase:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from covidseg.engine.config import FREE
 from covidseg.engine.losses import LossConfig
 from covidseg.engine.segmentation import SegmentationRecipe
 from covidseg.pseudolabel.config import MethodConfig
+from covidseg.pseudolabel.rounds_config import RoundsConfig
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class UnlabelledConfig:
         Configuration of the dataset repository that holds them; `data.configuration` where empty.
     part
         Its part.
+    also
+        Further pools: folders of scans, or `hub:CONFIGURATION/PART` for parts of the repository.
+    labelled_cases
+        Learn with labels from so many cases alone, drawn by the seed; the others join the pool
+        without theirs. Null: all.
     batch_size
         Unlabelled (or pseudo-labelled) patches a step, over all processes; null for as many as
         labelled ones.
@@ -48,6 +55,8 @@ class UnlabelledConfig:
 
     configuration: str = ""
     part: str = "unlabelled"
+    also: tuple[str, ...] = field(default=(), metadata=FREE)
+    labelled_cases: int | None = None
     batch_size: int | None = None
     strong: StrongViewConfig = field(default_factory=StrongViewConfig)
 
@@ -65,3 +74,4 @@ class PseudolabelRecipe(SegmentationRecipe):
     )
     method: MethodConfig = field(default_factory=MethodConfig)
     unlabelled: UnlabelledConfig = field(default_factory=UnlabelledConfig)
+    rounds: RoundsConfig = field(default_factory=RoundsConfig)

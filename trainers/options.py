@@ -19,6 +19,12 @@ def parse(
     description: str, arguments: Sequence[str] | None, schema: type[SomeRecipe]
 ) -> tuple[SomeRecipe, Path, bool]:
     """Recipe with its profile and overrides, run folder, and whether to resume."""
+    options, recipe = parsed(trainer_parser(description), arguments, schema)
+    return recipe, options.out, options.resume
+
+
+def trainer_parser(description: str) -> argparse.ArgumentParser:
+    """The options of every trainer; one with further ones adds them."""
     parser = argparse.ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -35,9 +41,15 @@ def parse(
     parser.add_argument(
         "--resume", action="store_true", help="go on from the run's last checkpoint, if it has one"
     )
+    return parser
+
+
+def parsed(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, schema: type[SomeRecipe]
+) -> tuple[argparse.Namespace, SomeRecipe]:
+    """The options of `trainer_parser` as given, and the recipe they name."""
     options, overrides = parser.parse_known_args(arguments)
-    recipe = load_recipe(options.recipe, options.profile, overrides, schema)
-    return recipe, options.out, options.resume
+    return options, load_recipe(options.recipe, options.profile, overrides, schema)
 
 
 def run_main(main) -> None:

@@ -1,0 +1,90 @@
+"""Learning from labelled and unlabelled scans: noisy student, Mean Teacher, UA-MT, CPS, BCP, ...
+
+    python trainers/pseudolabel.py --recipe covid1920-rank01-hu --profile demo --data.fold 0 \\
+        --out runs/covid1920/fold0
+    accelerate launch --multi_gpu --num_processes 2 trainers/pseudolabel.py ...
+
+`method.name` says which method; `noisy-student` trains a teacher first, or takes those that
+--teacher names, and goes through rounds. Stop it and add --resume: it goes on where it was, at the
+same step of a training or the same scan of the pool.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from covidseg.core.errors import ConfigError
+from covidseg.engine.distributed import start_processes
+from covidseg.engine.loop import Result
+from covidseg.engine.segmentation import planned, with_precision
+from covidseg.engine.task_data import read_part
+from covidseg.pseudolabel.pool import few_labels, gather
+from covidseg.pseudolabel.recipe import PseudolabelRecipe
+from covidseg.pseudolabel.rounds import (
+    ROUNDS,
+    cached,
+    cached_pool,
+    fit,
+    run_rounds,
+    with_teachers_grid,
+)
+from covidseg.trainers.options import parsed, run_main, trainer_parser
+
+
+def run(
+    recipe: PseudolabelRecipe,
+    out: Path,
+    *,
+    teachers: Sequence[Path] = (),
+    resume: bool = False,
+) -> Result:
+    """Train as the recipe says, and leave the run's folder ``out`` behind."""
+    name = recipe.method.name
+    if teachers and name != "noisy-student":
+        raise ConfigError(
+            f"--teacher is given, and method.name is {name}",
+            remedy="set --method.name noisy-student, or leave --teacher out",
+        )
+    if not resume and any((out / place).exists() for place in ("manifest.json", ROUNDS)):
+        raise ConfigError(
+            "holds a run already",
+            path=out,
+            remedy="add --resume to go on with it, or choose another folder",
+        )
+    recipe = with_precision(recipe)
+    accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
+    main = accelerator.is_main_process
+    part = read_part(recipe.data.hub, recipe.data.name, recipe.data.part)
+    rows, rest = few_labels(part.rows, recipe.unlabelled.labelled_cases, recipe.seed)
+    labelled = dataclasses.replace(part, rows=rows)
+    recipe = with_teachers_grid(recipe, teachers)
+    with accelerator.main_process_first():
+        recipe = planned(recipe, labelled.cases, part.targets, progress=main)
+        pool = None
+        if name != "supervised":
+            pool = gather(recipe, rows, out, more=rest, phantom=part.phantom, progress=main)
+    if pool is not None and name == "noisy-student":
+        return run_rounds(recipe, labelled, pool, out, accelerator, teachers=teachers)
+    unlabelled = [] if pool is None else cached_pool(recipe, pool.scans, accelerator)
+    provenance = dict(labelled.provenance)
+    if pool is not None:
+        provenance["pool"] = pool.provenance
+    cases = cached(recipe, labelled.cases, accelerator)
+    return fit(recipe, cases, unlabelled, provenance, out, accelerator)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; see the module's text."""
+    parser = trainer_parser(__doc__ or "")
+    parser.add_argument(
+        "--teacher", nargs="+", type=Path, default=[], metavar="RUN",
+        help="trained runs that label the first round's pool together",
+    )  # fmt: skip
+    options, recipe = parsed(parser, arguments, PseudolabelRecipe)
+    run(recipe, options.out, teachers=options.teacher, resume=options.resume)
+
+
+if __name__ == "__main__":
+    run_main(main)
