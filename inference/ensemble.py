@@ -11,7 +11,7 @@ from torch import Tensor
 from covidseg.core.errors import ConfigError
 from covidseg.imaging.volume import Volume
 from covidseg.inference.predictor import Predictor
-from covidseg.inference.restore import label_map, upright_shape
+from covidseg.inference.restore import label_map, likeliest, upright_shape
 from covidseg.registry.cases import HU, Intensity
 
 
@@ -56,7 +56,7 @@ class Ensemble:
         labels = torch.empty(foreground.shape[1:], dtype=torch.uint8)
         for plane, found in zip(foreground.unbind(1), labels, strict=True):
             background = 1 - plane.sum(0, keepdim=True)
-            found.copy_(torch.cat([background, plane]).argmax(0))
+            found.copy_(likeliest(torch.cat([background, plane])))
         return label_map(labels.numpy(), volume.shape, volume.affine)
 
     def foreground(self, volume: Volume, intensity: Intensity = HU) -> Tensor:

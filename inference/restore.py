@@ -14,8 +14,9 @@ from covidseg.imaging.volume import Volume
 from covidseg.inference.preprocessing import ORIENTATION, Prepared
 from covidseg.inference.sliding import Slab
 
-# Voxels (classes x planes x rows x columns) that one step of resampling may hold.
-_VOXELS_AT_ONCE = 1 << 26
+# Voxels (classes x planes x rows x columns) that one step of resampling takes: few enough to stay
+# in a processor's cache.
+_VOXELS_AT_ONCE = 1 << 21
 
 
 def restore(slabs: Iterable[Slab], prepared: Prepared) -> Volume:
@@ -29,9 +30,15 @@ def restore(slabs: Iterable[Slab], prepared: Prepared) -> Volume:
         if labels is None:
             shape = upright_shape(prepared.scan_shape, prepared.scan_affine)
             labels = np.empty(shape, np.uint8)
-        labels[slab.start : slab.stop] = slab.probabilities.argmax(0).to(torch.uint8).cpu().numpy()
+        labels[slab.start : slab.stop] = likeliest(slab.probabilities).cpu().numpy()
     assert labels is not None
     return label_map(labels, prepared.scan_shape, prepared.scan_affine)
+
+
+def likeliest(probabilities: Tensor) -> Tensor:
+    """uint8 index of the greatest along the first axis, the first of equals."""
+    # On CPUs ten times faster than argmax along a first axis.
+    return probabilities.max(0).indices.to(torch.uint8)
 
 
 def scan_planes(slabs: Iterable[Slab], prepared: Prepared) -> Iterator[Slab]:
@@ -105,27 +112,30 @@ class _Grid:
 
     def resampled(self, planes: Tensor, first: int, part: slice) -> Tensor:
         """Probabilities of the scan's planes ``part`` from network planes starting at ``first``."""
-        lower = torch.from_numpy(self.lower[part] - first).to(planes.device)
-        upper = torch.from_numpy(self.upper[part] - first).to(planes.device)
-        share = torch.from_numpy(self.share[part]).to(planes.device)[:, None, None]
-        mixed = planes[:, lower]
-        if bool((share > 0).any()):
-            mixed = torch.lerp(mixed, planes[:, upper], share)
+        below = torch.from_numpy(self.lower[part] - first).to(planes.device)
+        mixed = planes[:, below]
+        if (self.share[part] > 0).any():
+            above = torch.from_numpy(self.upper[part] - first).to(planes.device)
+            weight = torch.from_numpy(self.share[part]).to(planes.device)[:, None, None]
+            mixed = torch.lerp(mixed, planes[:, above], weight)
         if self.rows is not None:
-            mixed = self.rows.to(planes.device) @ mixed
+            lower, upper, share = (part.to(planes.device) for part in self.rows)
+            ends = mixed.index_select(2, lower), mixed.index_select(2, upper)
+            mixed = torch.lerp(*ends, share[:, None])
         if self.columns is not None:
-            mixed = mixed @ self.columns.to(planes.device).T
+            lower, upper, share = (part.to(planes.device) for part in self.columns)
+            # Along the last axis gathering is the faster way on CPUs.
+            shape = (*mixed.shape[:3], len(lower))
+            ends = mixed.gather(3, lower.expand(shape)), mixed.gather(3, upper.expand(shape))
+            mixed = torch.lerp(*ends, share)
         return mixed
 
 
-def _interpolation(coordinates: np.ndarray, size: int) -> Tensor | None:
-    """(len(coordinates), size) matrix of linear interpolation; None where it is the identity."""
-    lower = np.minimum(np.floor(coordinates).astype(int), max(size - 2, 0))
-    share = coordinates - lower
-    matrix = np.zeros((len(coordinates), size), np.float32)
-    rows = np.arange(len(coordinates))
-    matrix[rows, lower] = 1 - share
-    matrix[rows, np.minimum(lower + 1, size - 1)] += share
-    if matrix.shape[0] == matrix.shape[1] and np.abs(matrix - np.eye(size)).max() < 1e-4:
+def _interpolation(coordinates: NDArray, size: int) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Lower and upper neighbour of each coordinate and the upper's share; None for the identity."""
+    if len(coordinates) == size and np.abs(coordinates - np.arange(size)).max() < 1e-4:
         return None
-    return torch.from_numpy(matrix)
+    lower = np.floor(coordinates).astype(np.int64)
+    share = (coordinates - lower).astype(np.float32)
+    upper = np.minimum(lower + 1, size - 1)
+    return torch.from_numpy(lower), torch.from_numpy(upper), torch.from_numpy(share)

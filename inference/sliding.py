@@ -99,47 +99,40 @@ class Sliding:
         in_plane_total = totals[1][:, None] * totals[2][None, :]
 
         answers = _Answers(forward, device)
-        # The lattice of one depth goes through whole batches; `rows` depths at once where a depth
-        # has fewer windows than a batch (2D networks: a depth is a slice).
-        lattice = list(itertools.product(starts[1], starts[2]))
-        rows = max(1, self.batch_size // len(lattice))
+        # Depth by depth, so that planes are final as soon as they can be; batches are full all the
+        # same, as they reach over into the next depths.
+        places = list(itertools.product(*starts))
         depth = self.window[0]
         buffer: Tensor | None = None
         first = 0
-        for group in _batched(starts[0], rows):
-            places = [(k, j, i) for k in group for j, i in lattice]
-            span = group[-1] + depth - first
-            for batch in _batched(places, self.batch_size):
-                windows = torch.stack(
-                    [
-                        image[:, k : k + depth, j : j + self.window[1], i : i + self.window[2]]
-                        for k, j, i in batch
-                    ]
-                )
-                for (k, j, i), answer in zip(batch, answers(windows), strict=True):
-                    if buffer is None:
-                        buffer = torch.zeros(
-                            (answer.shape[0], span, *size[1:]), dtype=torch.float32, device=device
-                        )
-                    elif buffer.shape[1] < span:
-                        more = buffer.new_zeros(
-                            (buffer.shape[0], span - buffer.shape[1], *size[1:])
-                        )
-                        buffer = torch.cat([buffer, more], dim=1)
-                    place = buffer[
-                        :,
-                        k - first : k - first + depth,
-                        j : j + self.window[1],
-                        i : i + self.window[2],
-                    ]
-                    torch.addcmul(place, answer, weight, out=place)
+        for number in range(0, len(places), self.batch_size):
+            batch = places[number : number + self.batch_size]
+            windows = torch.stack([image[_box(place, self.window)] for place in batch])
+            span = batch[-1][0] + depth - first
+            for (k, j, i), answer in zip(batch, answers(windows), strict=True):
+                if buffer is None or buffer.shape[1] < span:
+                    grown = torch.empty((answer.shape[0], span, *size[1:]), device=device)
+                    kept = 0 if buffer is None else buffer.shape[1]
+                    if buffer is not None:
+                        grown[:, :kept] = buffer
+                    grown[:, kept:] = 0
+                    buffer = grown
+                place = buffer[_box((k - first, j, i), self.window)]
+                torch.addcmul(place, answer, weight, out=place)
             assert buffer is not None
-            following = [start for start in starts[0] if start > group[-1]]
-            final = (following[0] if following else size[0]) - first
-            total = totals[0][first : first + final][:, None, None] * in_plane_total
-            yield Slab(first, first + final, buffer[:, :final] / total)
-            buffer = buffer[:, final:].clone() if following else None
-            first += final
+            last = number + self.batch_size >= len(places)
+            final = (size[0] if last else places[number + self.batch_size][0]) - first
+            if final:
+                total = totals[0][first : first + final][:, None, None] * in_plane_total
+                yield Slab(first, first + final, buffer[:, :final] / total)
+                # Copied as it grows with the next batch.
+                buffer = buffer[:, final:]
+                first += final
+
+
+def _box(start: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
+    """All channels of the window at ``start``."""
+    return (slice(None), *(slice(a, a + s) for a, s in zip(start, size, strict=True)))
 
 
 class _Answers:
@@ -151,10 +144,8 @@ class _Answers:
         self.constant: dict[float, Tensor] = {}
 
     def __call__(self, windows: Tensor) -> list[Tensor]:
-        flat = windows.flatten(1)
-        low, high = flat.amin(1), flat.amax(1)
-        is_constant = (low == high).tolist()
-        values = low.tolist()
+        is_constant = _constant(windows.flatten(1))
+        values = windows[(slice(None), *[0] * (windows.ndim - 1))].tolist()
         answers: list[Tensor | None] = [
             self.constant.get(value) if flag else None
             for value, flag in zip(values, is_constant, strict=True)
@@ -180,9 +171,12 @@ class _Answers:
         ]
 
 
-def _batched(items: Sequence, size: int) -> Iterator[Sequence]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def _constant(rows: Tensor) -> list[bool]:
+    """Which rows hold one value only; a few voxels tell most of them without reading the rest."""
+    first = rows[:, :1]
+    few = rows[:, :: max(1, rows.shape[1] // 64)]
+    may_be = (few == first).all(1).tolist()
+    return [maybe and bool((row == row[0]).all()) for row, maybe in zip(rows, may_be, strict=True)]
 
 
 def predict_whole(
