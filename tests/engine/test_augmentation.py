@@ -36,6 +36,14 @@ def test_the_same_seed_gives_the_same_sample_whatever_stands_beside_it():
     torch.testing.assert_close(other[0][1:], whole[0][1:], rtol=0, atol=0)
 
 
+def test_images_without_labels_become_what_they_become_with_them():
+    image, label = batch()
+    augment = Augmentation(AugmentationConfig(p_rotation=1, p_mirror=1), (8, 8, 8))
+    alone, nothing = augment(image, None, range(4))
+    assert nothing is None
+    torch.testing.assert_close(alone, augment(image, label, range(4))[0], rtol=0, atol=0)
+
+
 def test_the_inputs_stay_as_they_are():
     image, label = batch()
     kept = image.clone(), label.clone()

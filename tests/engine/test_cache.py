@@ -52,6 +52,13 @@ def test_what_comes_out_is_what_preprocessing_gives(tmp_path):
     assert isinstance(cached.image(), np.memmap)
 
 
+def test_what_is_ignored_is_kept_and_is_no_foreground(tmp_path):
+    case = make_case(tmp_path, values={1: 1, 2: cache_module.IGNORE_LABEL})
+    [cached] = prepare([case], WINDOW, tmp_path / "cache", workers=1, progress=False)
+    assert np.unique(cached.label()).tolist() == [0, 1, cache_module.IGNORE_LABEL]
+    assert cached.foreground == {1: 27}
+
+
 def test_a_second_call_keeps_the_files_and_other_settings_do_not_meet_them(tmp_path):
     case = make_case(tmp_path)
     root = tmp_path / "cache"

@@ -104,6 +104,27 @@ def test_cross_entropy_by_hand_with_ignored_voxels():
     assert cross_entropy(logits, everything, ignore_label=255).item() == 0
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    logits=hnp.arrays(np.float32, (2, 3, 3, 4), elements=st.floats(-5, 5, width=32)),
+    target=hnp.arrays(np.int64, (2, 3, 4), elements=st.sampled_from([0, 1, 2, 255])),
+)
+def test_ignored_voxels_are_as_if_they_were_not_there(logits, target):
+    """Torch's own mean over the others; and both terms are those of the voxels that are left."""
+    tensor, labels = torch.from_numpy(logits), torch.from_numpy(target)
+    found = DiceCrossEntropy(LossConfig(ignore_label=255))(tensor, labels)
+    known = labels != 255
+    if not known.any():
+        assert found["loss"].item() == 0
+        return
+    torchs = torch.nn.functional.cross_entropy(tensor, labels, ignore_index=255)
+    assert found["cross_entropy"].item() == pytest.approx(torchs.item(), rel=1e-5, abs=1e-7)
+    left = tensor.movedim(1, -1)[known].T[None], labels[known][None]
+    without = DiceCrossEntropy(LossConfig())(*left)
+    for name, value in without.items():
+        assert found[name].item() == pytest.approx(value.item(), rel=1e-5, abs=1e-6)
+
+
 def test_ignored_voxels_have_no_gradient():
     logits = torch.randn(1, 2, 4, requires_grad=True)
     target = torch.tensor([[1, 0, 255, 255]])

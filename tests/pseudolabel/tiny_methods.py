@@ -26,7 +26,7 @@ METHODS = {
     "mean-teacher": MethodConfig("mean-teacher"),
     "ua-mt": MethodConfig("ua-mt"),
     "cps": MethodConfig("cps"),
-    "bcp": MethodConfig("bcp", bcp=CopyPasteConfig(pretraining=0.34)),
+    "bcp": MethodConfig("bcp", bcp=CopyPasteConfig(pretraining=0.2)),
     "unimatch": MethodConfig("unimatch", unimatch=UNIMATCH),
     "unimatch-v2": MethodConfig("unimatch", unimatch=replace(UNIMATCH, teacher_decay=0.996)),
 }
