@@ -23,6 +23,8 @@ def load_recipe(
     profile: str | None = None,
     overrides: Sequence[str] = (),
     schema: type[SomeRecipe] = Recipe,  # type: ignore[assignment]
+    *,
+    others: bool = False,
 ) -> SomeRecipe:
     """Read a recipe into its dataclass.
 
@@ -37,6 +39,8 @@ def load_recipe(
         Words as on a command line: ``["--optim.lr", "0.01", "--train.epochs=5"]``.
     schema
         The recipe's dataclass.
+    others
+        Pass over sections that the schema does not have: those of the trainer that wrote the file.
 
     Raises
     ------
@@ -48,6 +52,8 @@ def load_recipe(
     path = find_recipe(path_or_name)
     values = _profiled(_read(path), profile, path)
     known = recipe_keys(schema)
+    if others:
+        values = {name: value for name, value in values.items() if name in known}
     _refuse_unknown(values, known, path)
     options = [word for word in overrides if word.startswith("--")]
     _refuse_unknown_options(options, known)

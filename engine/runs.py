@@ -25,7 +25,7 @@ def read_run(
     run: str | Path,
     schema: type[SomeRecipe] = SegmentationRecipe,  # type: ignore[assignment]
 ) -> SomeRecipe:
-    """The planned recipe that a run was trained with."""
+    """The planned recipe that a run was trained with, as far as ``schema`` knows its sections."""
     config = Path(run) / "config.yaml"
     if not config.is_file():
         raise UnreadableFileError(
@@ -34,7 +34,7 @@ def read_run(
             expected="config.yaml and checkpoints/ in it",
             remedy="give the folder that training wrote to",
         )
-    return load_recipe(config, schema=schema)
+    return load_recipe(config, schema=schema, others=True)
 
 
 def open_run(

@@ -1,0 +1,68 @@
+"""Task 2: learn from sources without COVID-19, to hold on scans with it.
+
+    python trainers/domain_generalization.py --recipe task2-lung --profile demo \\
+        --generalization.name gin-ipa --out runs/task2-lung/gin-ipa
+    accelerate launch trainers/domain_generalization.py ...          (several GPUs)
+
+Refuses labelled scans of COVID-19, and patients of the test parts. Stop it and add --resume: it
+goes on bit for bit as if it had not been stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from covidseg.engine.distributed import start_processes
+from covidseg.engine.loop import Result, train
+from covidseg.engine.segmentation import cached_cases, new_network, planned, with_precision
+from covidseg.engine.validation import DiceValidation
+from covidseg.generalization.build import (
+    build_method,
+    check,
+    completed,
+    generalising_stream,
+    watched_patches,
+)
+from covidseg.generalization.config import GeneralizationRecipe
+from covidseg.generalization.sources import read_sources
+from covidseg.trainers.options import parse, run_main
+
+
+def run(recipe: GeneralizationRecipe, out: Path, *, resume: bool = False) -> Result:
+    """Train as the recipe says, and leave the run's folder ``out`` behind."""
+    recipe = with_precision(recipe)
+    accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
+    learnt = read_sources(
+        recipe.data.hub,
+        [recipe.data.name, *recipe.sources.more],
+        part=recipe.data.part,
+        one_class=recipe.sources.one_class,
+        tested=recipe.sources.tested,
+        overlap=recipe.sources.overlap,
+        without_covid=True,
+    )
+    targets = check(recipe, learnt.targets)
+    with accelerator.main_process_first():
+        progress = accelerator.is_main_process
+        recipe = completed(planned(recipe, learnt.cases, targets, progress=progress))
+        cases = cached_cases(recipe, learnt.cases, progress=progress)
+    return train(
+        build_method(recipe, new_network(recipe)),
+        generalising_stream(recipe, cases, learnt.provenance),
+        recipe,
+        out,
+        accelerator=accelerator,
+        validation=DiceValidation(watched_patches(recipe, cases), recipe.data.labels),
+        resume=resume,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; see the module's text."""
+    recipe, out, resume = parse(__doc__ or "", arguments, GeneralizationRecipe)
+    run(recipe, out, resume=resume)
+
+
+if __name__ == "__main__":
+    run_main(main)
