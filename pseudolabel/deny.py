@@ -60,17 +60,16 @@ class Refusal:
         return self.kind in SAME_SCAN and self.part != LABELLED
 
 
-def evaluation_rows(hub: str | Path, configuration: str) -> dict[str, list[Row]]:
-    """The rows of every part that measures a model of ``configuration``, by the part's name.
+def evaluation_rows(hub: str | Path, configurations: Sequence[str]) -> dict[str, list[Row]]:
+    """The rows of every part that measures a model of these configurations, by the part's name.
 
-    Those of the configuration itself, and of its task's other single split where there is one: a
-    model of ``covid1920-fold0`` is also measured on the challenge's validation scans, one of
+    Those of the configurations, and of their task's single split where there is one: a model of
+    ``covid1920-fold0`` is also measured on the challenge's validation scans, one of
     ``semiseg-fold0`` on COVID-SemiSeg's test part.
     """
     found: dict[str, list[Row]] = {}
-    for name in dict.fromkeys((configuration, _whole(hub, configuration))):
-        if name is None:
-            continue
+    wholes = (_whole(hub, name) for name in configurations)
+    for name in dict.fromkeys((*configurations, *(whole for whole in wholes if whole))):
         for part in part_names(hub, name):
             if side(part) == 0:
                 continue

@@ -98,6 +98,7 @@ def gather(
     folder: Path,
     *,
     more: Sequence[Row] = (),
+    measured: Sequence[str] = (),
     phantom: bool = False,
     progress: bool = True,
 ) -> Pool:
@@ -114,6 +115,8 @@ def gather(
         Gets ``pool.csv``.
     more
         Further rows whose labels are not to be used.
+    measured
+        Further configurations whose evaluation parts are denied.
     phantom
         Whether the repository's scans are phantoms.
 
@@ -132,7 +135,9 @@ def gather(
         scans += found
         entries += faults
     _refuse_one_name_twice(scans)
-    scans, unreadable, denied = _with_values(recipe, scans, labelled, cache, progress)
+    parts = evaluation_rows(recipe.data.hub, [recipe.data.name, *measured])
+    parts[LABELLED] = list(labelled)
+    scans, unreadable, denied = _with_values(scans, parts, cache, progress)
     entries += unreadable
     datasets = sorted({one.record.dataset for one in denied})
     refused = refusals(
@@ -322,14 +327,12 @@ def _stamp(one: Input) -> str:
 
 
 def _with_values(
-    recipe: PseudolabelRecipe,
     scans: Sequence[PoolScan],
-    labelled: Sequence[Row],
+    parts: Mapping[str, Sequence[Row]],
     cache: Path,
     progress: bool,
 ) -> tuple[list[PoolScan], list[Entry], list[Denied]]:
     """The scans with the hash of their values, those that cannot be read, and what is denied."""
-    parts = {**evaluation_rows(recipe.data.hub, recipe.data.name), LABELLED: list(labelled)}
     cases = [scan.case for scan in scans if scan.values is None]
     cases += [row.case for rows in parts.values() for row in rows]
     hashes = _hashes(cases, cache, progress)

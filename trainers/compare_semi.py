@@ -1,0 +1,206 @@
+"""Semi-supervised methods compared fairly: same labels, pool, network and steps, several seeds.
+
+    python trainers/compare_semi.py --profile demo --hub data/hub --out runs/compare-semi
+
+Every method trains the same recipe on COVID-19-20 with `unlabelled.labelled_cases` labelled scans,
+which the seed draws alike for all methods; the other training scans are in the pool, without their
+labels. The last checkpoint predicts the seen and the unseen test part. Prints DSC, NSD at 1 mm and
+NAVE with patient-clustered intervals, each case's scores averaged over the seeds, and every
+method's difference from supervised learning with a paired test. The noisy student's teacher is the
+supervised run of its seed. Trainings go side by side, one on each GPU or core; what is done is
+kept, so that an interrupted call goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from covidseg.core.errors import ConfigError
+from covidseg.engine.recipes import load_recipe
+from covidseg.engine.runs import open_runs
+from covidseg.engine.task_data import part_names, read_part
+from covidseg.pseudolabel.config import MethodName
+from covidseg.pseudolabel.recipe import PseudolabelRecipe
+from covidseg.pseudolabel.rounds import ROUNDS
+from covidseg.trainers import pseudolabel
+from covidseg.trainers.evaluation import predict_part, score_part
+from covidseg.trainers.options import run_main
+from covidseg.trainers.side_by_side import Job, run_side_by_side
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+METHODS: tuple[str, ...] = get_args(MethodName)
+BASELINE, STUDENT = "supervised", "noisy-student"
+PARTS = ("test_seen", "test_unseen")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, and where."""
+
+    recipe: str
+    profile: str | None
+    overrides: tuple[str, ...]
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    out: Path
+
+    def run(self, method: str, seed: int) -> Path:
+        """The folder of one training."""
+        return self.out / f"seed{seed}" / method
+
+    def words(self, method: str, seed: int) -> list[str]:
+        """What chooses one training on the command line."""
+        chosen = ["--recipe", self.recipe, *self.overrides]
+        if self.profile:
+            chosen += ["--profile", self.profile]
+        return [*chosen, "--method.name", method, "--seed", str(seed)]
+
+    def load(self, method: str, seed: int) -> PseudolabelRecipe:
+        """The recipe of one training."""
+        words = [*self.overrides, "--method.name", method, "--seed", str(seed)]
+        return load_recipe(self.recipe, self.profile, words, PseudolabelRecipe)
+
+    def job(self, method: str, seed: int) -> Job:
+        """The process that trains a method and predicts with it."""
+        recipe, run = self.load(method, seed), self.run(method, seed)
+        runs = [(run, recipe.train.steps)]
+        if method == STUDENT:
+            runs = self._student_runs(recipe, run)
+        entry = ["-m", "covidseg.trainers.compare_semi", "--one", "--out", str(self.out)]
+        return Job(f"seed{seed}-{method}", [*entry, *self.words(method, seed)], runs)
+
+    def _student_runs(self, recipe: PseudolabelRecipe, run: Path) -> list[tuple[Path, int]]:
+        tuned = recipe.rounds.fine_tune_epochs * recipe.train.steps_per_epoch
+        if not tuned:
+            return [(run, recipe.train.steps)]
+        return [(run / ROUNDS / "1" / "student", recipe.train.steps - tuned), (run, tuned)]
+
+
+def train_and_predict(comparison: Comparison, method: str, seed: int) -> None:
+    """Train one method with one seed and predict the test parts with its last checkpoint."""
+    recipe, run = comparison.load(method, seed), comparison.run(method, seed)
+    teachers = [comparison.run(BASELINE, seed)] if method == STUDENT else []
+    pseudolabel.run(recipe, run, teachers=teachers, resume=True)
+    predictor = open_runs([run])
+    for name in PARTS:
+        part = read_part(recipe.data.hub, recipe.data.name, name)
+        for fault in predict_part(predictor, part, run / "predictions" / name):
+            print(f"not segmented: {fault}")
+
+
+def compare(comparison: Comparison) -> None:
+    """Train everything, score it, print the tables and where everything lies."""
+    recipe = comparison.load(BASELINE, comparison.seeds[0])
+    if recipe.rounds.count != 1:
+        raise ConfigError(
+            f"rounds.count is {recipe.rounds.count}",
+            expected="1: with more, the noisy student takes more steps than the others",
+        )
+    absent = [name for name in PARTS if name not in part_names(recipe.data.hub, recipe.data.name)]
+    if absent:
+        raise ConfigError(f"{recipe.data.name} has no part {absent[0]}", path=recipe.data.hub)
+    first = [method for method in comparison.methods if method != STUDENT]
+    later = [method for method in comparison.methods if method == STUDENT]
+    for methods in (first, later):
+        jobs = [comparison.job(method, seed) for seed in comparison.seeds for method in methods]
+        run_side_by_side(jobs, comparison.out / "logs")
+    print(report(comparison, all_scores(comparison, recipe)))
+    print(f"Per-case scores, tables and figures: {comparison.out}")
+
+
+def all_scores(comparison: Comparison, recipe: PseudolabelRecipe) -> pd.DataFrame:
+    """Per-case scores of every method and seed; the seed stands in the column ``fold``."""
+    import pandas as pd
+
+    from covidseg.scoring.scores import read_scores, write_scores
+
+    frames = []
+    for seed in comparison.seeds:
+        for method in comparison.methods:
+            run = comparison.run(method, seed)
+            for name in PARTS:
+                path = run / f"scores-{name}.csv"
+                if not path.exists():
+                    part = read_part(recipe.data.hub, recipe.data.name, name)
+                    scores = score_part(part, run / "predictions" / name, algorithm=method)
+                    write_scores(scores.assign(fold=seed), path)
+                frames.append(read_scores(path))
+    scores = pd.concat(frames, ignore_index=True)
+    write_scores(scores, comparison.out / "scores.csv")
+    return scores
+
+
+def report(comparison: Comparison, scores: pd.DataFrame) -> str:
+    """Write tables and figures; the tables as text."""
+    from covidseg.scoring.statistics_paired import compare_methods
+    from covidseg.scoring.tables import render_tables, write_tables
+    from covidseg.scoring.tables_comparison import comparison_tables
+    from covidseg.scoring.tables_covid1920 import covid1920_tables
+    from covidseg.scoring.tables_report import report_figures
+    from covidseg.scoring.tables_summary import DEFAULT_BOOTSTRAP
+    from covidseg.scoring.tables_values import is_phantom
+
+    tables = covid1920_tables(scores, published=False, missing="worst")
+    if len(comparison.methods) > 1:
+        found = compare_methods(scores, against=BASELINE, missing="worst")
+        tables += comparison_tables(found, DEFAULT_BOOTSTRAP, phantom=is_phantom(scores))
+    for form in ("md", "csv", "tex"):
+        write_tables(tables, comparison.out / f"compare-semi.{form}", form)
+    report_figures(scores, comparison.out / "figures", missing="worst")
+    return render_tables(tables, "md") + "\n" + by_seed(scores)
+
+
+def by_seed(scores: pd.DataFrame) -> str:
+    """Mean DSC of each method and seed, to see how much the seeds differ."""
+    wide = scores.pivot_table(index=["part", "algorithm"], columns="fold", values="dsc")
+    lines = [
+        f"  {part}, {method}: " + ", ".join(f"{value:.3f}" for value in row)
+        for (part, method), row in zip(wide.index, wide.to_numpy(), strict=True)
+    ]
+    return "\n".join(["Mean DSC, seed by seed:", *lines, ""])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; see the module's text."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Every value of the recipe can be given too: --train.epochs 5; docs/recipes.md "
+        "lists them.",
+    )
+    parser.add_argument("--recipe", default="covid1920-semi", help="a YAML file, or one's name")
+    parser.add_argument("--profile", help="demo (a quarter of an hour on phantoms) or full")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--hub", type=Path, help="dataset repository")
+    parser.add_argument("--out", type=Path, default=Path("runs/compare-semi"))
+    # One of the processes that the comparison starts; it is told the method and seed as a recipe's
+    # values.
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options, overrides = parser.parse_known_args(arguments)
+    if options.hub is not None:
+        overrides += ["--data.hub", str(options.hub)]
+    methods = [method for method in METHODS if method in {BASELINE, *options.methods}]
+    comparison = Comparison(
+        options.recipe,
+        options.profile,
+        tuple(overrides),
+        tuple(methods),
+        tuple(options.seeds),
+        options.out,
+    )
+    if not options.one:
+        compare(comparison)
+        return
+    recipe = load_recipe(options.recipe, options.profile, overrides, PseudolabelRecipe)
+    train_and_predict(comparison, recipe.method.name, recipe.seed)
+
+
+if __name__ == "__main__":
+    run_main(main)
