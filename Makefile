@@ -10,7 +10,7 @@ HUB    ?= data/hub
 ROOT   := $(if $(DATA),$(DATA),data/phantom)
 
 .DEFAULT_GOAL := help
-.PHONY: semiseg task1-fewshot help setup lint test test-fast phantom check hub clean
+.PHONY: semiseg task1-fewshot kshot help setup lint test test-fast phantom check hub clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -34,6 +34,7 @@ TYPES := build/types/covidseg
 # The main job: phantoms (or DATA), repository, five folds, scores, the benchmark's table.
 PROFILE    ?= $(if $(DATA),full,demo)
 SUBTASKS   ?= lung infection
+SUBTASK    ?= infection
 DIMENSIONS ?= $(if $(filter demo,$(PROFILE)),2d,3d 2d)
 RUNS       ?= runs/task1$(if $(DATA),,-phantom)
 LAUNCH     ?= $(BIN)/python
@@ -42,6 +43,12 @@ task1-fewshot: $(STAMP) ## train, predict, score and print Task 1 (DATA= PROFILE
 	$(BIN)/covidseg build $(ROOT) --out $(HUB) --datasets covid-ct-seg,mosmed
 	$(LAUNCH) trainers/task1.py --profile $(PROFILE) --subtasks $(SUBTASKS) \
 		--dimensions $(DIMENSIONS) --hub $(HUB) --out $(RUNS)
+
+kshot: $(STAMP) ## scores over 1, 2, 4, 8, 16 training scans (DATA= PROFILE=demo|full SUBTASK=)
+	$(if $(DATA),,$(BIN)/covidseg phantom --out data/phantom --size small --datasets covid-ct-seg,mosmed)
+	$(BIN)/covidseg build $(ROOT) --out $(HUB) --datasets covid-ct-seg,mosmed
+	$(BIN)/python trainers/kshot.py --profile $(PROFILE) --subtask $(SUBTASK) \
+		--dimensions $(firstword $(DIMENSIONS)) --hub $(HUB) --out runs/kshot$(if $(DATA),,-phantom)
 
 lint: $(STAMP) ## ruff and the type check
 	@mkdir -p $(TYPES) && find $(TYPES) -type l -delete

@@ -22,6 +22,7 @@ from covidseg.engine.fingerprint import fingerprint
 from covidseg.engine.patches import Patches
 from covidseg.engine.seeds import derived_seed, seed_everything
 from covidseg.engine.stream import Batch, Stream
+from covidseg.engine.task_data import Part, read_part
 from covidseg.inference.preprocessing import Preprocessing
 from covidseg.networks.build import build_network
 from covidseg.networks.planning import plan
@@ -41,6 +42,8 @@ class DataConfig:
         `official` (the published split) or `patient-clean`.
     part
         The part that is trained on.
+    cases
+        Names of the cases of that part which are trained on; all of it where empty.
     hub
         Folder of the dataset repository.
     cache
@@ -53,6 +56,7 @@ class DataConfig:
     fold: int | None = None
     variant: Literal["official", "patient-clean"] = "official"
     part: str = "train"
+    cases: tuple[str, ...] = ()
     hub: str = field(default="data/hub", metadata=FREE)
     cache: str = field(default="data/cache", metadata=FREE)
     labels: tuple[str, ...] = ()
@@ -161,6 +165,12 @@ def with_precision(recipe: SegmentationRecipe) -> SegmentationRecipe:
         return recipe
     train = dataclasses.replace(recipe.train, mixed_precision=native_precision())
     return dataclasses.replace(recipe, train=train)
+
+
+def training_part(data: DataConfig) -> Part:
+    """The cases that a recipe learns from, as files; errors as `read_part` and `Part.chosen`."""
+    part = read_part(data.hub, data.name, data.part)
+    return part.chosen(data.cases) if data.cases else part
 
 
 def planned(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +50,16 @@ class Part:
         """The cases alone."""
         return [row.case for row in self.rows]
 
+    def chosen(self, case_ids: Sequence[str]) -> Part:
+        """The part's cases of these names, in their order here; `ConfigError` for any other."""
+        known = {row.case.case_id: row for row in self.rows}
+        if unknown := [name for name in case_ids if name not in known]:
+            raise ConfigError(
+                f"{self.configuration} has no case {unknown[0]!r} in its part {self.name}",
+                expected="some of " + ", ".join(known),
+            )
+        return dataclasses.replace(self, rows=[known[name] for name in case_ids])
+
     @property
     def sha256(self) -> str:
         """Hash of the cases and their content, in order, for a run's manifest."""
@@ -67,10 +80,29 @@ class Part:
 
 def part_names(hub: str | Path, configuration: str) -> list[str]:
     """The parts that a configuration has."""
+    _require(hub, configuration)
+    return list(_split_names(str(Path(hub)), configuration, _version(hub)))
+
+
+def _version(hub: str | Path) -> tuple[int, int]:
+    """Changes whenever the repository is written anew."""
+    status = (Path(hub) / "README.md").stat()
+    return status.st_mtime_ns, status.st_size
+
+
+# Each of these reads the repository's whole card, which takes longer than all rows of a part.
+@functools.lru_cache(512)
+def _split_names(hub: str, configuration: str, version: tuple[int, int]) -> tuple[str, ...]:
     from datasets import get_dataset_split_names
 
-    _require(hub, configuration)
-    return list(get_dataset_split_names(str(Path(hub)), configuration))
+    return tuple(get_dataset_split_names(hub, configuration))
+
+
+@functools.lru_cache(8)
+def _config_names(hub: str, version: tuple[int, int]) -> tuple[str, ...]:
+    from datasets import get_dataset_config_names
+
+    return tuple(get_dataset_config_names(hub))
 
 
 def read_part(hub: str | Path, configuration: str, part: str) -> Part:
@@ -131,8 +163,6 @@ def _row(row: dict[str, Any]) -> Row:
 
 
 def _require(hub: str | Path, configuration: str) -> None:
-    from datasets import get_dataset_config_names
-
     hub = Path(hub)
     if not (hub / "README.md").is_file():
         raise LayoutError(
@@ -140,7 +170,7 @@ def _require(hub: str | Path, configuration: str) -> None:
             path=hub,
             remedy="build one: covidseg build RAW_FOLDER --out " + str(hub),
         )
-    names = get_dataset_config_names(str(hub))
+    names = _config_names(str(hub), _version(hub))
     if configuration not in names:
         import difflib
 

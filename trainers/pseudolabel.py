@@ -18,8 +18,7 @@ from pathlib import Path
 from covidseg.core.errors import ConfigError
 from covidseg.engine.distributed import start_processes
 from covidseg.engine.loop import Result
-from covidseg.engine.segmentation import planned, with_precision
-from covidseg.engine.task_data import read_part
+from covidseg.engine.segmentation import planned, training_part, with_precision
 from covidseg.pseudolabel.pool import few_labels, gather
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
 from covidseg.pseudolabel.rounds import (
@@ -56,7 +55,7 @@ def run(
     recipe = with_precision(recipe)
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
     main = accelerator.is_main_process
-    part = read_part(recipe.data.hub, recipe.data.name, recipe.data.part)
+    part = training_part(recipe.data)
     rows, rest = few_labels(part.rows, recipe.unlabelled.labelled_cases, recipe.seed)
     labelled = dataclasses.replace(part, rows=rows)
     recipe = with_teachers_grid(recipe, teachers)

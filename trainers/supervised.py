@@ -22,10 +22,10 @@ from covidseg.engine.segmentation import (
     cached_cases,
     new_network,
     planned,
+    training_part,
     training_stream,
     with_precision,
 )
-from covidseg.engine.task_data import read_part
 from covidseg.engine.validation import DiceValidation
 from covidseg.trainers.options import parse, run_main
 
@@ -34,7 +34,7 @@ def run(recipe: SegmentationRecipe, out: Path, *, resume: bool = False) -> Resul
     """Train as the recipe says, and leave the run's folder ``out`` behind."""
     recipe = with_precision(recipe)
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
-    part = read_part(recipe.data.hub, recipe.data.name, recipe.data.part)
+    part = training_part(recipe.data)
     with accelerator.main_process_first():
         progress = accelerator.is_main_process
         recipe = planned(recipe, part.cases, part.targets, progress=progress)

@@ -14,6 +14,7 @@ import pytest
 from covidseg.core.errors import ConfigError, LabelError, LayoutError
 from covidseg.engine.checkpoint import last_checkpoint
 from covidseg.engine.runs import open_run, read_run
+from covidseg.engine.segmentation import training_part
 from covidseg.engine.task_data import read_part
 from covidseg.trainers.supervised import main
 
@@ -60,6 +61,7 @@ def test_resume_with_another_network_is_refused(run, options):
     [
         ("--data.fold=7", ConfigError, "task1-lung-fold7.*task1-lung-fold"),
         ("--data.configuration=task2-nsclc-lung", ConfigError, "was not found or is incomplete"),
+        ("--data.cases=[coronacases_099]", ConfigError, "no case 'coronacases_099'.*some of"),
         ("--data.part=holdout", ConfigError, "no part 'holdout'.*train"),
         ("--data.hub=/nowhere/hub", LayoutError, "covidseg build"),
         ("--optim.momentun=0.9", ConfigError, "momentum"),
@@ -92,15 +94,15 @@ def test_no_foreground_in_the_fold_is_an_error(hub, options, monkeypatch):
 
     from covidseg.trainers import supervised
 
-    def empty(*arguments):
-        part = read_part(*arguments)
+    def empty(data):
+        part = training_part(data)
         rows = [
             dataclasses.replace(row, case=dataclasses.replace(row.case, values={9: 1}))
             for row in part.rows
         ]
         return dataclasses.replace(part, rows=rows)
 
-    monkeypatch.setattr(supervised, "read_part", empty)
+    monkeypatch.setattr(supervised, "training_part", empty)
     with pytest.raises(LabelError, match="no training case has a foreground voxel"):
         main(["--recipe", "task1-lung-2d", "--out", "/nowhere/run", *options])
 
