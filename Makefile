@@ -10,7 +10,7 @@ HUB    ?= data/hub
 ROOT   := $(if $(DATA),$(DATA),data/phantom)
 
 .DEFAULT_GOAL := help
-.PHONY: semiseg task1-fewshot kshot help setup lint test test-fast phantom check hub clean
+.PHONY: task2-generalize semiseg task1-fewshot kshot help setup lint test test-fast phantom check hub clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -49,6 +49,16 @@ kshot: $(STAMP) ## scores over 1, 2, 4, 8, 16 training scans (DATA= PROFILE=demo
 	$(BIN)/covidseg build $(ROOT) --out $(HUB) --datasets covid-ct-seg,mosmed
 	$(BIN)/python trainers/kshot.py --profile $(PROFILE) --subtask $(SUBTASK) \
 		--dimensions $(firstword $(DIMENSIONS)) --hub $(HUB) --out runs/kshot$(if $(DATA),,-phantom)
+
+# Tasks 2 and 3 learn from other datasets too; a repository of all of them.
+SOURCES_HUB ?= data/hub-sources
+SOURCES     := covid-ct-seg,mosmed,structseg,nsclc,msd
+TASK2       ?=
+task2-generalize: $(STAMP) ## Task 2: every source alone and all together (DATA= PROFILE=demo|full TASK2="--methods plain gin-ipa")
+	$(if $(DATA),,$(BIN)/covidseg phantom --out data/phantom --size small --datasets $(SOURCES))
+	$(BIN)/covidseg build $(ROOT) --out $(SOURCES_HUB) --datasets $(SOURCES)
+	$(LAUNCH) trainers/task2.py --profile $(PROFILE) --hub $(SOURCES_HUB) \
+		--out runs/task2$(if $(DATA),,-phantom) $(TASK2)
 
 lint: $(STAMP) ## ruff and the type check
 	@mkdir -p $(TYPES) && find $(TYPES) -type l -delete

@@ -67,7 +67,7 @@ def read_sources(
     if repeated := sorted({name for name in configurations if configurations.count(name) > 1}):
         raise ConfigError(f"the source {repeated[0]} is named twice", expected="each source once")
     for name in configurations:
-        _parts_of(hub, name)
+        source_parts(hub, name)
     parts = [read_part(hub, name, part) for name in configurations]
     if without_covid:
         require_without_covid(case for source in parts for case in source.cases)
@@ -97,7 +97,8 @@ def read_sources(
     )
 
 
-def _parts_of(hub: str | Path, name: str) -> list[str]:
+def source_parts(hub: str | Path, name: str) -> list[str]:
+    """The parts that a source has; ConfigError, with the way to get it, where it is not there."""
     tasks.configuration(name.removesuffix(CLEAN_SUFFIX))
     try:
         return part_names(hub, name)
@@ -164,7 +165,7 @@ def _patients_of_tests(hub: str | Path, configurations: Iterable[str]) -> dict[t
     """Every patient of a test or validation part, and which part that is."""
     held: dict[tuple, str] = {}
     for name in dict.fromkeys(configurations):
-        for part in _parts_of(hub, name):
+        for part in source_parts(hub, name):
             if part.startswith(("test", "validation")):
                 for row in read_part(hub, name, part).rows:
                     held.setdefault((row.dataset, row.patient_id), f"{part} of {name}")

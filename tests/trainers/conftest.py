@@ -47,3 +47,16 @@ def run(options, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "lung"
     main(["--recipe", "task1-lung-2d", "--out", str(folder), *options])
     return folder
+
+
+@pytest.fixture(scope="session")
+def sources_hub(tmp_path_factory) -> Path:
+    """A repository with a source and a test of Task 2."""
+    from covidseg.registry.hub import build_hub
+    from covidseg.registry.phantom.generate import write_phantoms
+
+    raw = tmp_path_factory.mktemp("sources")
+    write_phantoms(raw, "tiny", datasets=["structseg", "covid-ct-seg"], progress=False, workers=1)
+    out = tmp_path_factory.mktemp("hub2") / "hub"
+    assert build_hub(raw, out, workers=1, progress=False).sound
+    return out

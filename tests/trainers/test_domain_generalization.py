@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,18 +26,6 @@ METHODS = ["gin", "gin-ipa", "slaug", "randconv", "mixstyle", "bigaug"]
 
 
 @pytest.fixture(scope="session")
-def sources_hub(tmp_path_factory) -> Path:
-    from covidseg.registry.hub import build_hub
-    from covidseg.registry.phantom.generate import write_phantoms
-
-    raw = tmp_path_factory.mktemp("sources")
-    write_phantoms(raw, "tiny", datasets=["structseg", "covid-ct-seg"], progress=False, workers=1)
-    out = tmp_path_factory.mktemp("hub2") / "hub"
-    assert build_hub(raw, out, workers=1, progress=False).sound
-    return out
-
-
-@pytest.fixture
 def train(sources_hub, tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache2")
 
@@ -56,11 +43,17 @@ def weights(run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_learns_and_goes_on_bit_for_bit(train, tmp_path, method, monkeypatch):
-    name = f"--generalization.name={method}"
-    whole = train(tmp_path / "whole", name)
-    losses = np.genfromtxt(whole / "log.csv", delimiter=",", names=True)["loss"]
+def test_every_method_learns(train, tmp_path, method):
+    run = train(tmp_path / "run", f"--generalization.name={method}")
+    losses = np.genfromtxt(run / "log.csv", delimiter=",", names=True)["loss"]
     assert np.isfinite(losses).all()
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_bit_for_bit(train, tmp_path, monkeypatch):
+    # None of the methods has state of its own: what is drawn is the samples' seeds'.
+    name = "--generalization.name=slaug"
+    whole = train(tmp_path / "whole", name)
 
     from covidseg.engine import loop
 

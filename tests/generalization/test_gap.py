@@ -1,0 +1,48 @@
+"""The share of a gap that is closed, by hand."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from covidseg.generalization.gap import gap_table
+
+
+def score(algorithm, part, case, dsc):
+    return {
+        "task": "task2-nsclc-lung", "algorithm": algorithm, "fold": None, "part": part,
+        "dataset": part, "case_id": case, "patient_id": case, "label": "left_lung", "dsc": dsc,
+        "nave": 1.0, "volume_prediction_ml": 1.0, "volume_reference_ml": 1.0, "status": "ok",
+        "message": "", "policy": "undefined", "phantom": True,
+    }  # fmt: skip
+
+
+def scores(*rows):
+    return pd.DataFrame([score(*row) for row in rows])
+
+
+def test_by_hand():
+    plain, gin = "plain, this source", "gin, this source"
+    table = gap_table(scores(
+        (plain, "test_in_domain", "a", 0.9), (plain, "test_in_domain", "b", 0.7),
+        (plain, "test_covid", "c", 0.3), (plain, "test_covid", "d", 0.5),
+        (gin, "test_in_domain", "a", 0.8), (gin, "test_in_domain", "b", 0.8),
+        (gin, "test_covid", "c", 0.6), (gin, "test_covid", "d", 0.7),
+    ))  # fmt: skip
+    found = table.set_index("algorithm")
+    assert found.loc[plain, "in_domain"] == pytest.approx(80)
+    assert found.loc[plain, "unseen"] == pytest.approx(40)
+    assert found.loc[plain, "closed"] == pytest.approx(0)
+    # 65 of 40 to 80: five eighths.
+    assert found.loc[gin, "closed"] == pytest.approx(62.5)
+
+
+def test_no_baseline_and_no_gap():
+    alone = gap_table(scores(("gin, all sources", "test_covid", "c", 0.6)))
+    assert alone["closed"].isna().all()
+    assert alone["in_domain"].isna().all()
+    upside_down = gap_table(scores(
+        ("plain, this source", "test_in_domain", "a", 0.2),
+        ("plain, this source", "test_covid", "c", 0.6),
+    ))  # fmt: skip
+    assert upside_down["closed"].isna().all()

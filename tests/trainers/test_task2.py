@@ -1,0 +1,69 @@
+"""Task 2's driver: which trainings there are, and one of them from the repository to the table."""
+
+from __future__ import annotations
+
+import pytest
+
+from covidseg.core.errors import ConfigError
+from covidseg.engine.recipes import load_recipe
+from covidseg.generalization.config import GeneralizationRecipe
+from covidseg.scoring.scores import read_scores
+from covidseg.trainers.task2 import METHODS, Arm, arms, main
+
+
+def test_every_source_alone_and_all_together():
+    found = arms(["lung", "infection"], None, None, [0])
+    assert [(a.subtask, a.source, a.method) for a in found] == [
+        ("lung", "structseg-lung", "plain"), ("lung", "nsclc-lung", "plain"),
+        ("lung", "all", "plain"), ("lung", "structseg-lung", "gin"), ("lung", "nsclc-lung", "gin"),
+        ("lung", "all", "gin"), ("infection", "msd-tumour", "plain"),
+        ("infection", "structseg-target", "plain"), ("infection", "nsclc-effusion", "plain"),
+        ("infection", "all", "plain"), ("infection", "all", "lesions"),
+    ]  # fmt: skip
+    assert len({a.algorithm for a in arms(["lung"], ["plain"], None, [0, 1, 2])}) == 6
+    every = Arm("lung", "all", "gin", 0)
+    assert every.learnt == every.tested == ["task2-structseg-lung", "task2-nsclc-lung"]
+    painted = Arm("infection", "all", "lesions", 0)
+    assert painted.learnt == ["task2-structseg-lung", "task2-nsclc-lung"]
+    assert len(painted.tested) == 3
+    assert arms(["lung"], ["lesions"], None, [0]) == ()
+
+
+@pytest.mark.parametrize("subtask", ["lung", "infection"])
+def test_every_arm_is_a_recipe(subtask):
+    every = arms([subtask], list(METHODS), None, [3])
+    chosen = [arm for arm in every if arm.source == "all" or arm.method == "plain"]
+    for arm in chosen:
+        recipe = load_recipe(f"task2-{subtask}", "full", arm.words(), GeneralizationRecipe)
+        assert recipe.seed == 3
+        assert [recipe.data.name, *recipe.sources.more] == arm.learnt
+        assert recipe.patch.by_source == (len(arm.learnt) > 1)
+        assert recipe.generalization.synthetic_lesions == arm.paints
+
+
+@pytest.mark.slow
+def test_from_training_to_the_table(sources_hub, tmp_path, capsys):
+    arguments = [
+        "--subtasks", "lung", "--sources", "structseg-lung", "--methods", "plain", "batch-norm",
+        "--profile", "demo", "--hub", str(sources_hub), "--out", str(tmp_path / "out"),
+        f"--data.cache={tmp_path / 'cache'}", "--patch.size=[32,32]", "--patch.batch_size=4",
+        "--network.features=[4,8]", "--train.epochs=1", "--train.steps_per_epoch=2",
+        "--train.workers=0", "--train.mixed_precision=no",
+    ]  # fmt: skip
+    main(arguments)
+    shown = capsys.readouterr().out
+    assert "PHANTOM DATA" in shown
+    assert "3D U-Net (published)" in shown
+    assert "92.2" in shown  # the published left lung
+    assert "batch-norm, this source" in shown
+    assert "Gap between in-domain and unseen test" in shown
+    scores = read_scores(tmp_path / "out" / "scores.csv")
+    counts = scores.groupby(["algorithm", "part"])["case_id"].nunique()
+    assert set(counts) == {10, 20}
+    assert (tmp_path / "out" / "gap.csv").is_file()
+
+
+def test_what_is_missing_is_said_before_anything_is_trained(sources_hub, tmp_path):
+    with pytest.raises(ConfigError, match=r"nsclc.*covidseg build"):
+        main(["--subtasks", "lung", "--hub", str(sources_hub), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,269 @@
+"""Task 2 of the COVID-19-CT-Seg-Benchmark: learn without COVID-19 scans, test on them.
+
+    python trainers/task2.py --profile demo --hub data/hub --out runs/task2
+    python trainers/task2.py --profile full --subtasks lung --methods plain gin-ipa slaug ...
+    accelerate launch trainers/task2.py --profile full ...          (several GPUs)
+
+Trains every source alone, as published, and all together (sampled evenly by source), with each
+method; predicts the in-domain and the unseen tests, scores them, and prints the benchmark's tables
+with the published rows beneath, paired comparisons, and how much of the gap between in-domain and
+unseen test each method closes. What is done is kept: an interrupted call goes on where it was when
+it is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from covidseg.engine import manifest
+from covidseg.engine.distributed import start_processes
+from covidseg.engine.recipes import load_recipe
+from covidseg.engine.segmentation import with_precision
+from covidseg.engine.task_data import read_part
+from covidseg.generalization.build import open_generalising_run
+from covidseg.generalization.config import GeneralizationRecipe
+from covidseg.generalization.gap import IN_DOMAIN, gap_table
+from covidseg.generalization.sources import source_parts
+from covidseg.trainers import domain_generalization
+from covidseg.trainers.evaluation import predict_part, score_part
+from covidseg.trainers.options import run_main
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SOURCES = {
+    "lung": ("structseg-lung", "nsclc-lung"),
+    "infection": ("msd-tumour", "structseg-target", "nsclc-effusion"),
+}
+ALL = "all"
+_BATCH_NORM = "--network.norm=batch"
+METHODS: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    **{
+        name: (f"--generalization.name={name}",)
+        for name in ("gin", "gin-ipa", "slaug", "randconv", "bigaug")
+    },
+    # Instance normalisation would undo what MixStyle mixes, and has no statistics to adapt.
+    "mixstyle": ("--generalization.name=mixstyle", _BATCH_NORM),
+    "batch-norm": ("--generalization.adaptation=batch-norm", _BATCH_NORM),
+    "lesions": ("--generalization.synthetic_lesions=true",),
+    "lesions-gin": ("--generalization.synthetic_lesions=true", "--generalization.name=gin"),
+}
+DEFAULTS = {"lung": ("plain", "gin"), "infection": ("plain", "lesions")}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training.
+
+    Parameters
+    ----------
+    subtask
+        ``lung`` or ``infection``.
+    source
+        A source's name, or ``all``.
+    method
+        A name of `METHODS`.
+    """
+
+    subtask: str
+    source: str
+    method: str
+    seed: int
+
+    @property
+    def paints(self) -> bool:
+        """Whether it learns from lesions that are painted into lungs."""
+        return self.method.startswith("lesions")
+
+    @property
+    def learnt(self) -> list[str]:
+        """Configurations it learns from."""
+        named = SOURCES["lung" if self.paints else self.subtask]
+        chosen = named if self.source == ALL or self.paints else (self.source,)
+        return [f"task2-{source}" for source in chosen]
+
+    @property
+    def tested(self) -> list[str]:
+        """Configurations whose tests it is scored by: its own source's, or every source's."""
+        every = self.source == ALL or self.paints
+        chosen = SOURCES[self.subtask] if every else (self.source,)
+        return [f"task2-{source}" for source in chosen]
+
+    @property
+    def algorithm(self) -> str:
+        """Its name in tables."""
+        if self.paints:
+            sources = "no source's lesions"
+        else:
+            sources = "all sources" if self.source == ALL else "this source"
+        seed = f", seed {self.seed}" if self.seed else ""
+        return f"{self.method}, {sources}{seed}"
+
+    def words(self) -> list[str]:
+        """The recipe's values that make it what it is, as on a command line."""
+        first, *more = self.learnt
+        words = [f"--data.configuration={first}", f"--seed={self.seed}", *METHODS[self.method]]
+        if more:
+            words += [
+                f"--sources.more=[{','.join(more)}]",
+                "--sources.overlap=leave_out",
+                "--sources.one_class=true",
+                "--patch.by_source=true",
+            ]
+        return words
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What of Task 2 is run."""
+
+    arms: tuple[Arm, ...]
+    profile: str | None
+    overrides: tuple[str, ...]
+    hub: Path
+    out: Path
+
+
+def arms(
+    subtasks: Sequence[str],
+    methods: Sequence[str] | None,
+    sources: Sequence[str] | None,
+    seeds: Sequence[int],
+) -> tuple[Arm, ...]:
+    """All trainings: each method on each source and on all together, lesions once."""
+    found = []
+    for subtask in subtasks:
+        for method in methods or DEFAULTS[subtask]:
+            paints = method.startswith("lesions")
+            if paints and subtask == "lung":
+                continue
+            chosen = [ALL] if paints else [*SOURCES[subtask], ALL]
+            for source in chosen:
+                if paints or sources is None or source in sources:
+                    found += [Arm(subtask, source, method, seed) for seed in seeds]
+    return tuple(found)
+
+
+def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
+    """Train, predict and score one arm; the scores, on the main process."""
+    from covidseg.scoring.scores import read_scores, write_scores
+
+    folder = protocol.out / arm.subtask / arm.source / arm.method / f"seed{arm.seed}"
+    words = [*protocol.overrides, *arm.words(), f"--data.hub={protocol.hub}"]
+    recipe = with_precision(
+        load_recipe(f"task2-{arm.subtask}", protocol.profile, words, GeneralizationRecipe)
+    )
+    accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
+    main, rank, processes = (
+        accelerator.is_main_process,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    done = manifest.read(folder)
+    if done is None or done["status"] != "complete":
+        if main:
+            print(f"{arm.subtask}, {arm.source}, {arm.method}: training", flush=True)
+        domain_generalization.run(recipe, folder, resume=True)
+    predictor = open_generalising_run(folder, device=accelerator.device)
+    frames = []
+    for configuration in arm.tested:
+        for name in source_parts(protocol.hub, configuration):
+            # Tumours and effusions are not what painted lesions are learnt for.
+            if not name.startswith("test") or (arm.paints and name == IN_DOMAIN):
+                continue
+            part = read_part(protocol.hub, configuration, name)
+            # The unseen tests are the same for all sources: predicted once.
+            place = f"{configuration}-{name}" if name == IN_DOMAIN else name
+            predictions = folder / "predictions" / place
+            faults = predict_part(predictor, part, predictions, rank=rank, processes=processes)
+            for fault in faults:
+                print(f"not segmented: {fault}")
+            accelerator.wait_for_everyone()
+            if main:
+                scores = folder / f"scores-{configuration}-{name}.csv"
+                if not scores.exists():
+                    write_scores(score_part(part, predictions, algorithm=arm.algorithm), scores)
+                frames.append(read_scores(scores))
+    if not main:
+        return None
+    import pandas as pd
+
+    return pd.concat(frames, ignore_index=True)
+
+
+def report(protocol: Protocol, scores: pd.DataFrame) -> str:
+    """Write tables, figures and per-case scores below ``protocol.out``; the tables as text."""
+    from covidseg.scoring.scores import write_scores
+    from covidseg.scoring.tables import render_tables, write_tables
+    from covidseg.scoring.tables_report import report_figures, report_tables
+
+    write_scores(scores, protocol.out / "scores.csv")
+    tables = report_tables(scores, missing="worst", compare=True)
+    for form in ("md", "csv", "tex"):
+        write_tables(tables, protocol.out / f"task2.{form}", form)
+    report_figures(scores, protocol.out / "figures", missing="worst")
+    gap = gap_table(scores)
+    gap.to_csv(protocol.out / "gap.csv", index=False)
+    title = "Gap between in-domain and unseen test, DSC in percent"
+    phantom = "PHANTOM DATA, no patients: " if scores["phantom"].any() else ""
+    shown = gap.to_string(index=False, na_rep="", float_format=lambda v: f"{v:.1f}")
+    return f"{render_tables(tables, 'md')}\n{phantom}{title}\n\n{shown}\n"
+
+
+def run(protocol: Protocol) -> None:
+    """Run the protocol; print the tables and where everything lies."""
+    import pandas as pd
+
+    # All that is missing is said before the first training, not after hours of it.
+    for name in dict.fromkeys(n for arm in protocol.arms for n in [*arm.learnt, *arm.tested]):
+        source_parts(protocol.hub, name)
+    found = [run_arm(protocol, arm) for arm in protocol.arms]
+    frames = [frame for frame in found if frame is not None]
+    if frames:
+        print(report(protocol, pd.concat(frames, ignore_index=True)))
+        print(f"Per-case scores, tables and figures: {protocol.out}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; see the module's text."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Every value of the recipes can be given too: --train.epochs 5.",
+    )
+    parser.add_argument("--subtasks", nargs="+", default=list(SOURCES), choices=list(SOURCES))
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=list(METHODS),
+        help="default: plain and gin for lungs, plain and lesions for infection",
+    )
+    parser.add_argument(
+        "--sources",
+        nargs="+",
+        choices=[*(source for named in SOURCES.values() for source in named), ALL],
+        help="default: each alone, and all together",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--profile", help="demo (minutes on phantoms) or full (the paper's)")
+    parser.add_argument("--hub", type=Path, default=Path("data/hub"))
+    parser.add_argument("--out", type=Path, default=Path("runs/task2"))
+    options, overrides = parser.parse_known_args(arguments)
+    run(
+        Protocol(
+            arms(options.subtasks, options.methods, options.sources, options.seeds),
+            options.profile,
+            tuple(overrides),
+            options.hub,
+            options.out,
+        )
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)
