@@ -108,7 +108,8 @@ def _in_pool(function, items, workers):
             raise
     for item in broken:
         with ProcessPoolExecutor(1, context, _leave_interrupts_to_the_parent) as pool:
-            future = pool.submit(function, item)
+            with _interrupts_blocked():
+                future = pool.submit(function, item)
             fault = future.exception()
             yield item, fault if isinstance(fault, Exception) else future.result()
     if broken:
@@ -138,12 +139,28 @@ def _leave_interrupts_to_the_parent() -> None:
     # Ctrl-C reaches every process of the terminal. A worker ends its case, so that nothing is left
     # half-written, and prints no traceback; the parent hands out no more.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Within the block Ctrl-C waits, also in worker processes that start in it.
+
+    They inherit that, and are deaf before `_leave_interrupts_to_the_parent` runs too: while Python
+    starts in them, an interrupt would be a traceback on the terminal.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _submit(pool, function, running: dict, items: Iterable) -> None:
     for item in items:
         try:
-            running[pool.submit(function, item)] = item
+            with _interrupts_blocked():
+                running[pool.submit(function, item)] = item
         except BrokenProcessPool as fault:
             future: Future = Future()
             future.set_exception(fault)
