@@ -81,6 +81,8 @@ class LesionConfig:
 
 # Control points of the smooth noises are this far apart: outlines, and texture.
 _OUTLINE_MM, _TEXTURE_MM = 14.0, 5.0
+# What is denser than this over twice this width is no lung that a lesion could be painted into.
+_DENSE_HU, _WIDTH_MM = -300.0, 6.0
 # Of a quadratic B-spline of white noise, per axis.
 _SPLINE_VARIANCE = 0.55
 
@@ -192,13 +194,34 @@ class PaintLesions:
         """
         if lesions is None:
             return image, torch.zeros_like(lung)
-        share, mask = self.replaced(lung, lesions)
         hu = image[0] * self.std + self.mean
+        share, mask = self.replaced(self._aerated(hu, lung), lesions)
         added = share * (lesions.tissue_hu - hu).clamp_min(0)
         noise = share * lesions.noise_hu * device_noise(hu.shape, lesions.rng, hu)
         # Where nothing is painted not a bit changes.
         new = torch.where(share > 0, image[0] + (added + noise) / self.std, image[0])
         return new[None], mask
+
+    def _aerated(self, hu: Tensor, lung: Tensor) -> Tensor:
+        """The lung without what is dense already over some width, tumours above all.
+
+        A lesion there would be outlined in the mask and invisible in the image. Vessels are
+        narrower, and stay.
+        """
+        inside = self._box_mean(lung.float(), _WIDTH_MM)
+        density = self._box_mean(torch.where(lung, hu, 0.0), _WIDTH_MM) / inside.clamp_min(1e-6)
+        return lung & (density < _DENSE_HU)
+
+    def _box_mean(self, field: Tensor, reach_mm: float) -> Tensor:
+        """Means over boxes that reach so far to every side; at the edge over what is there."""
+        mean = field[None, None]
+        pool = functional.avg_pool2d if field.ndim == 2 else functional.avg_pool3d
+        for axis, spacing in enumerate(self.spacing_mm):
+            reach = [0] * field.ndim
+            reach[axis] = min(round(reach_mm / spacing), field.shape[axis] // 2)
+            mean = pool(mean, [2 * r + 1 for r in reach], stride=1, padding=reach,
+                        count_include_pad=False)  # fmt: skip
+        return mean[0, 0]
 
     def replaced(self, lung: Tensor, lesions: Lesions) -> tuple[Tensor, Tensor]:
         """The share of air replaced, float32 in [0, 1], and the lesions' mask, both (*spatial)."""
@@ -241,16 +264,8 @@ class PaintLesions:
 
     def _chances(self, lung: Tensor) -> Tensor:
         """How likely each voxel is a lesion's centre, up to a factor; float64."""
-        share = lung.double()[None, None]
-        pool = functional.avg_pool2d if lung.ndim == 2 else functional.avg_pool3d
-        for axis, spacing in enumerate(self.spacing_mm):
-            reach = [0] * lung.ndim
-            # Half the box; beyond the patch's edge the lung goes on as it is within.
-            reach[axis] = min(round(self.config.rim_mm / spacing), lung.shape[axis] // 2)
-            share = pool(share, [2 * r + 1 for r in reach], stride=1, padding=reach,
-                         count_include_pad=False)  # fmt: skip
         # At a flat border half of the box is lung, deep inside all of it.
-        rim = (2 * (1 - share[0, 0])).clamp(0, 1)
+        rim = (2 * (1 - self._box_mean(lung.double(), self.config.rim_mm))).clamp(0, 1)
         return lung * (self.config.inner_share + (1 - self.config.inner_share) * rim)
 
     def _squared_radius(self, lung: Tensor, flat: Tensor, focus: Focus) -> Tensor:

@@ -170,3 +170,22 @@ def test_a_patch_without_lung_stays(dimensions):
     made = painter(dimensions, p=1.0)(one)
     assert torch.equal(made["image"], one["image"])
     assert not made["label"].any()
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_tumour_is_not_relabelled(dimensions):
+    """A lesion over a tumour would be a label that nothing in the image shows."""
+    lung = lungs(dimensions)
+    hu = torch.full((1, *lung.shape), -820.0)
+    middle = tuple(slice(s // 2 - 9, s // 2 + 9) for s in lung.shape)
+    core = tuple(slice(s // 2 - 4, s // 2 + 4) for s in lung.shape)
+    hu[(0, *middle)] = 40.0
+    image = (hu - MEAN) / STD
+    paint = painter(dimensions, p=1.0, involved=(0.9, 0.91), foci=20, inner_share=1.0)
+    covered = 0
+    for seed in range(10):
+        made, mask = paint.paint(image, lung, paint.draw(seed))
+        assert not mask[core].any()
+        assert torch.equal(made[(0, *core)], image[(0, *core)])
+        covered += int(mask.any())
+    assert covered == 10
