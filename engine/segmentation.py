@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -159,7 +159,11 @@ class SegmentationRecipe(Recipe):
     window: WindowConfig = field(default_factory=WindowConfig)
 
 
-def with_precision(recipe: SegmentationRecipe) -> SegmentationRecipe:
+# A recipe of a trainer's own keeps its sections.
+SomeRecipe = TypeVar("SomeRecipe", bound=SegmentationRecipe)
+
+
+def with_precision(recipe: SomeRecipe) -> SomeRecipe:
     """The recipe with `mixed_precision: auto` decided for this machine."""
     if recipe.train.mixed_precision != "auto":
         return recipe
@@ -174,12 +178,12 @@ def training_part(data: DataConfig) -> Part:
 
 
 def planned(
-    recipe: SegmentationRecipe,
+    recipe: SomeRecipe,
     cases: Sequence[TrainingCase],
     targets: dict[int, str],
     *,
     progress: bool = True,
-) -> SegmentationRecipe:
+) -> SomeRecipe:
     """The recipe with everything it leaves open measured on the training cases or planned.
 
     Raises

@@ -11,7 +11,6 @@ from covidseg.engine.cutmix import draw_box as cutmix_box
 from covidseg.engine.loss_functions import deep_supervision_weights
 from covidseg.engine.method import Progress
 from covidseg.engine.seeds import derived_seed
-from covidseg.engine.stream import collate
 from covidseg.networks.build import evaluation_mode
 from covidseg.pseudolabel.mixing import draw_box
 from covidseg.pseudolabel.together import with_noise
@@ -19,15 +18,6 @@ from covidseg.pseudolabel.together import with_noise
 PROGRESS = Progress(step=30, steps=40, steps_per_epoch=10)
 WEIGHT = 0.1 * np.exp(-5 * 0.25**2)
 SMOOTH, IGNORED = 1e-5, 255
-
-
-def batch_of(name, dimensions):
-    batch = {}
-    for place, (kind, stream) in enumerate(tiny_methods.streams_of(name, dimensions).items()):
-        part = collate([stream.dataset[i] for i in range(4)])
-        part["seed"] = torch.tensor([derived_seed(3, place, i) for i in range(4)])
-        batch[kind] = stream.augment(part) if stream.augment else part
-    return batch
 
 
 def method_of(name, dimensions):
@@ -108,7 +98,7 @@ def dimensions(request):
 
 
 def test_noisy_student(dimensions):
-    batch = batch_of("noisy-student", dimensions)
+    batch = tiny_methods.batch_of("noisy-student", dimensions)
     method = method_of("noisy-student", dimensions)
     labels = torch.cat([batch["labelled"]["label"], batch["pseudo"]["label"]]).numpy()
     assert (labels == IGNORED).any()
@@ -118,7 +108,7 @@ def test_noisy_student(dimensions):
 
 
 def test_mean_teacher(dimensions):
-    batch = batch_of("mean-teacher", dimensions)
+    batch = tiny_methods.batch_of("mean-teacher", dimensions)
     method = method_of("mean-teacher", dimensions)
     image = torch.cat([batch["labelled"]["image"], batch["unlabelled"]["image"]])
     levels = probabilities(method.student, image)
@@ -132,7 +122,7 @@ def test_mean_teacher(dimensions):
 
 
 def test_ua_mt(dimensions):
-    batch = batch_of("ua-mt", dimensions)
+    batch = tiny_methods.batch_of("ua-mt", dimensions)
     method = method_of("ua-mt", dimensions)
     image = torch.cat([batch["labelled"]["image"], batch["unlabelled"]["image"]])
     levels = probabilities(method.student, image)
@@ -156,7 +146,7 @@ def test_ua_mt(dimensions):
 
 
 def test_cps(dimensions):
-    batch = batch_of("cps", dimensions)
+    batch = tiny_methods.batch_of("cps", dimensions)
     method = method_of("cps", dimensions)
     image = torch.cat([batch["labelled"]["image"], batch["unlabelled"]["image"]])
     networks = [probabilities(network, image) for network in (method.first, method.second)]
@@ -169,7 +159,7 @@ def test_cps(dimensions):
 
 
 def test_bcp(dimensions):
-    batch = batch_of("bcp", dimensions)
+    batch = tiny_methods.batch_of("bcp", dimensions)
     method = method_of("bcp", dimensions)
     image = batch["labelled"]["image"].numpy()
     label, other = batch["labelled"]["label"].numpy(), batch["unlabelled"]["image"].numpy()
@@ -194,7 +184,7 @@ def test_bcp(dimensions):
 
 @pytest.mark.parametrize("name", ["unimatch", "unimatch-v2"])
 def test_unimatch(dimensions, name):
-    batch = batch_of(name, dimensions)
+    batch = tiny_methods.batch_of(name, dimensions)
     method = method_of(name, dimensions)
     unlabelled = batch["unlabelled"]
     seeds = unlabelled["seed"].tolist()

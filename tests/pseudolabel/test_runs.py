@@ -12,6 +12,8 @@ import pytest
 import tiny_methods
 import torch
 
+from covidseg.engine.method import Progress
+
 HERE = Path(__file__).parent
 TIMES = {"seconds_per_step", "data_share"}
 STEPS = 6
@@ -78,6 +80,24 @@ def test_stopped_and_resumed_it_ends_bit_for_bit_as_if_nothing_had_happened(
         for kind in ("seconds", "waited"):
             del state["interval"][kind]
     assert same(*states)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("name", tiny_methods.METHODS)
+def test_half_precision_loses_no_gradient(name, dimensions):
+    """Casts of weights that a teacher's pass leaves behind must not stand in for the student's."""
+    method = tiny_methods.method_of(tiny_methods.recipe_of(name, dimensions))
+    method.on_step_start(Progress(30, 40, 10))
+    batch = tiny_methods.batch_of(name, dimensions)
+    trained = [p for n in method.modules().values() for p in n.parameters() if p.requires_grad]
+    norms = []
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            losses = method.step(batch)
+        assert all(value.dtype == torch.float32 for value in losses.values())
+        gradients = torch.autograd.grad(losses["loss"], trained)
+        norms.append(torch.stack([gradient.norm() for gradient in gradients]).norm().item())
+    assert norms[1] == pytest.approx(norms[0], rel=0.1)
 
 
 def launch(folder, processes):

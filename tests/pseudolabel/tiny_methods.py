@@ -12,7 +12,7 @@ import torch
 from covidseg.engine.config import OptimConfig, TrainConfig
 from covidseg.engine.loop import train
 from covidseg.engine.seeds import derived_seed, seed_everything
-from covidseg.engine.stream import Stream
+from covidseg.engine.stream import Stream, collate
 from covidseg.networks.build import build_network
 from covidseg.networks.config import NetworkConfig
 from covidseg.pseudolabel.build import new_method
@@ -97,6 +97,16 @@ def streams_of(name, dimensions):
         "labelled": Stream(Boxes(dimensions, "labelled"), 4),
         second: Stream(Boxes(dimensions, second), 4, strong_views),
     }
+
+
+def batch_of(name, dimensions):
+    """The first step's batch, as the loop makes it."""
+    batch = {}
+    for place, (kind, stream) in enumerate(streams_of(name, dimensions).items()):
+        part = collate([stream.dataset[i] for i in range(4)])
+        part["seed"] = torch.tensor([derived_seed(3, place, i) for i in range(4)])
+        batch[kind] = stream.augment(part) if stream.augment else part
+    return batch
 
 
 def method_of(recipe):
