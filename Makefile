@@ -10,7 +10,7 @@ HUB    ?= data/hub
 ROOT   := $(if $(DATA),$(DATA),data/phantom)
 
 .DEFAULT_GOAL := help
-.PHONY: task2-generalize semiseg task1-fewshot kshot help setup lint test test-fast phantom check hub clean
+.PHONY: task2-generalize semiseg semiseg-pseudolabel task1-fewshot kshot help setup lint test test-fast phantom check hub clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -24,10 +24,18 @@ $(STAMP): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(STAMP)
 
-semiseg: $(STAMP) ## COVID-SemiSeg: five folds inside the 50 slices, then a model of all (DATA=folder, else phantoms)
+SEMISEG_HUB := data/hub-semiseg$(if $(DATA),,-phantom)
+semiseg: $(STAMP) ## COVID-SemiSeg: five folds inside the 50 slices, then a model of all (DATA= PROFILE=cpu|gpu)
 	$(if $(DATA),,$(BIN)/covidseg phantom --out data/phantom --size small --datasets semiseg,covid-ct-seg)
-	$(BIN)/covidseg build $(ROOT) --out data/hub-semiseg --datasets semiseg
-	$(LAUNCH) trainers/semiseg.py --hub data/hub-semiseg --out runs/semiseg$(if $(DATA),,-phantom)
+	$(BIN)/covidseg build $(ROOT) --out $(SEMISEG_HUB) --datasets semiseg
+	$(BIN)/python trainers/semiseg.py --profile $(PROFILE) --hub $(SEMISEG_HUB) \
+		--out runs/semiseg$(if $(DATA),,-phantom)
+
+semiseg-pseudolabel: semiseg ## COVID-SemiSeg: what the 1,600 unlabelled slices add (DATA= PROFILE=cpu|gpu)
+	$(BIN)/python trainers/semiseg_pseudolabel.py --profile $(PROFILE) --hub $(SEMISEG_HUB) \
+		--teachers runs/semiseg$(if $(DATA),,-phantom) --out runs/semiseg-pseudolabel$(if $(DATA),,-phantom)
+
+semiseg semiseg-pseudolabel: PROFILE = cpu
 
 # Type checkers do not read package_dir; these links show them the rooms as covidseg.<room>.
 TYPES := build/types/covidseg

@@ -19,12 +19,17 @@ _COLOURS = ((0.0, 0.45, 0.70), (0.90, 0.60, 0.0), (0.80, 0.40, 0.0))
 
 @dataclass(frozen=True)
 class Shown:
-    """A case to draw; ``image`` in Hounsfield units, all three on one grid."""
+    """A case to draw, image and labels on one grid.
+
+    ``greys`` are the intensities that are drawn black and white: the lung window (level -500, width
+    1500) for images in Hounsfield units.
+    """
 
     title: str
     image: Volume
     annotation: Volume
     prediction: Volume
+    greys: tuple[float, float] = (-1250, 250)
 
 
 def draw_overlays(
@@ -32,7 +37,7 @@ def draw_overlays(
 ) -> list[Path]:
     """One row a case: its axial plane with most annotation, plain, annotated and predicted.
 
-    Lung window (level -500, width 1500 HU). Writes ``stem.png`` and ``stem.svg``.
+    Writes ``stem.png`` and ``stem.svg``.
     """
     figure = new_figure(9, 3.1 * len(cases) + 0.6)
     axes = figure.subplots(len(cases), 3, squeeze=False)
@@ -48,7 +53,11 @@ def draw_overlays(
             row, (None, annotation, prediction), ("CT", "annotation", "prediction"), strict=True
         ):
             axis.imshow(
-                image[plane], cmap="gray", vmin=-1250, vmax=250, aspect=spacing[1] / spacing[0]
+                image[plane],
+                cmap="gray",
+                vmin=case.greys[0],
+                vmax=case.greys[1],
+                aspect=spacing[1] / spacing[0],
             )
             if mask is not None:
                 axis.imshow(

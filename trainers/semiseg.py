@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from covidseg.core.progress import progress_bar
+from covidseg.engine.cache import read_training_case
 from covidseg.engine.recipes import load_recipe
 from covidseg.engine.runs import open_runs
 from covidseg.engine.segmentation import SegmentationRecipe
 from covidseg.engine.task_data import read_part
-from covidseg.trainers.evaluation import predict_part, score_part
+from covidseg.imaging.nifti import read_nifti
+from covidseg.trainers.evaluation import extremes, predict_part, score_part
 from covidseg.trainers.options import run_main
+from covidseg.trainers.overlays import Shown, draw_overlays
 from covidseg.trainers.side_by_side import Job, run_side_by_side
 
 if TYPE_CHECKING:
@@ -65,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scores = cross_validated(options.out, options.hub, options.recipe)
     print(summary(scores))
     print(f"Per-slice scores: {options.out / 'scores.csv'}. Model of all: {options.out / 'all'}")
+    print(f"Best, median and worst slice: {picture(options.out, options.hub, scores)}")
 
 
 def cross_validated(out: Path, hub: Path, algorithm: str) -> pd.DataFrame:
@@ -85,6 +89,27 @@ def cross_validated(out: Path, hub: Path, algorithm: str) -> pd.DataFrame:
     scores = pd.concat(frames, ignore_index=True)
     write_scores(scores, out / "scores.csv")
     return scores
+
+
+def picture(out: Path, hub: Path, scores: pd.DataFrame) -> Path:
+    """Draw the best, the median and the worst slice, each as its fold's run predicted it."""
+    cases = {
+        case.case_id: (case, out / run_name(fold) / "predictions" / "validation")
+        for fold in FOLDS
+        for case in read_part(hub, f"semiseg-fold{fold}", "validation").cases
+    }
+    dsc = scores.set_index("case_id")["dsc"]
+    shown = []
+    chosen = extremes(scores, scores["label"].iloc[0])
+    for place, case_id in zip(("best", "median", "worst"), chosen, strict=False):
+        case, folder = cases[case_id]
+        image, annotation = read_training_case(case)
+        assert annotation is not None
+        prediction = read_nifti(folder / f"{case_id}.nii.gz")
+        title = f"{place}: {case_id}, DSC {dsc[case_id]:.3f}"
+        shown.append(Shown(title, image, annotation, prediction, greys=(0, 255)))
+    phantom = bool(scores["phantom"].any())
+    return draw_overlays(shown, ["infection"], out / "overlays", phantom=phantom)[0]
 
 
 def summary(scores: pd.DataFrame) -> str:

@@ -1,0 +1,124 @@
+"""COVID-SemiSeg: what 1,600 unlabelled slices add to the 50 labelled ones.
+
+    python trainers/semiseg.py --out runs/semiseg                      (the teachers)
+    python trainers/semiseg_pseudolabel.py --teachers runs/semiseg --out runs/semiseg-pseudolabel
+
+A student a fold learns from the fold's labelled slices and from the pool as its teacher labels it:
+teacher and student alike have seen nothing of the slices that they are then measured on. Students
+train side by side. Prints the gain over the teachers, slice by slice, with a patient-clustered
+interval, and leaves the student of all 50 slices in `<out>/all`. What is done is kept: the same
+command goes on after an interruption.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from covidseg.core.errors import ConfigError
+from covidseg.engine import manifest
+from covidseg.engine.recipes import load_recipe
+from covidseg.pseudolabel.recipe import PseudolabelRecipe
+from covidseg.pseudolabel.rounds import ROUNDS
+from covidseg.trainers.options import run_main
+from covidseg.trainers.semiseg import FOLDS, cross_validated, picture, run_name, summary
+from covidseg.trainers.side_by_side import Job, run_side_by_side
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; see the module's text."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Every value of the recipe can be given too: --train.epochs 5; docs/recipes.md "
+        "lists them.",
+    )
+    parser.add_argument("--recipe", default="semiseg-pseudolabel", help="a YAML file, or its name")
+    parser.add_argument("--profile", default="cpu", help="a profile of the recipe: cpu, gpu")
+    parser.add_argument("--hub", type=Path, default=Path("data/hub"), help="dataset repository")
+    parser.add_argument(
+        "--teachers", type=Path, default=Path("runs/semiseg"), help="what trainers/semiseg.py left"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/semiseg-pseudolabel"), help="folder of the runs"
+    )
+    options, overrides = parser.parse_known_args(arguments)
+
+    def job(fold: int | None) -> Job:
+        name = run_name(fold)
+        place = ["--data.fold", "null" if fold is None else str(fold)]
+        words = [*overrides, *place, "--data.hub", str(options.hub)]
+        recipe = load_recipe(options.recipe, options.profile, words, PseudolabelRecipe)
+        teacher = finished(options.teachers / name)
+        run = options.out / name
+        chosen = ["--recipe", options.recipe, "--profile", options.profile, *words]
+        trainer = ["-m", "covidseg.trainers.pseudolabel", "--resume", "--out", str(run)]
+        return Job(name, [*trainer, "--teacher", str(teacher), *chosen], phases(recipe, run))
+
+    run_side_by_side([job(fold) for fold in (*FOLDS, None)], options.out / "logs")
+    teachers = cross_validated(options.teachers, options.hub, "teacher")
+    students = cross_validated(options.out, options.hub, options.recipe)
+    print(f"Teachers: {summary(teachers)}")
+    print(f"Students: {summary(students)}")
+    print(gain(teachers, students))
+    print(f"Per-slice scores: {options.out / 'scores.csv'}. Model of all: {options.out / 'all'}")
+    print(f"Best, median and worst slice: {picture(options.out, options.hub, students)}")
+
+
+def finished(run: Path) -> Path:
+    """A teacher's run.
+
+    Raises
+    ------
+    ConfigError
+        It is not there, or not trained to its end.
+    """
+    said = manifest.read(run)
+    if said is None or said["status"] != "complete":
+        raise ConfigError(
+            "holds no finished teacher",
+            path=run,
+            remedy="train the teachers first: make semiseg, or trainers/semiseg.py",
+        )
+    return run
+
+
+def phases(recipe: PseudolabelRecipe, run: Path) -> list[tuple[Path, int]]:
+    """The trainings of a recipe's rounds after the teacher's, and their steps."""
+    each, tuned = recipe.train.steps_per_epoch, recipe.rounds.fine_tune_epochs
+    found = []
+    for number in range(1, recipe.rounds.count + 1):
+        folder, last = run / ROUNDS / str(number), number == recipe.rounds.count
+        student = run if last and not tuned else folder / "student"
+        found.append((student, (recipe.train.epochs - tuned) * each))
+        if tuned:
+            found.append((run if last else folder / "fine-tuned", tuned * each))
+    return found
+
+
+def gain(teachers: pd.DataFrame, students: pd.DataFrame) -> str:
+    """The students' mean gain in Dice over their teachers, in a sentence."""
+    from scipy.stats import wilcoxon
+
+    from covidseg.scoring.statistics import bootstrap_mean
+
+    both = students.merge(teachers, on=["case_id", "label"], suffixes=("", "_teacher"))
+    both = both[both["dsc"].notna() & both["dsc_teacher"].notna()]
+    differences = (both["dsc"] - both["dsc_teacher"]).to_numpy()
+    interval = bootstrap_mean(differences, both["patient_id"].to_numpy(), seed=0)
+    phantom = " (PHANTOMS)" if students["phantom"].any() else ""
+    p_value = wilcoxon(differences).pvalue if differences.any() else 1.0
+    return (
+        f"Gain by the unlabelled slices{phantom}: {differences.mean():+.3f} Dice, 95 % interval "
+        f"[{interval.low:+.3f}, {interval.high:+.3f}], {(differences > 0).sum()} of "
+        f"{len(differences)} slices better; Wilcoxon signed-rank p = {p_value:.2g}."
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)
