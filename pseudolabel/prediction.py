@@ -55,6 +55,7 @@ _COLUMNS = (
     "case_id", "origin", "state", "reason", "mean_confidence", "mean_entropy", "agreement",
     "labelled_share", "foreground_voxels", "label",
 )  # fmt: skip
+_CLAIMS = "claims"
 _PICTURES = {".png", ".jpg", ".jpeg"}
 
 
@@ -120,9 +121,12 @@ def predict_pool(
     """
     todo = [scan for scan in scans if _known(folder, scan, teachers, config) is None]
     todo.sort(key=lambda scan: (-_size(scan), scan.case.case_id))
-    claimed = _claimed(todo, folder / "claims")
+    (folder / _CLAIMS).mkdir(parents=True, exist_ok=True)
+    claimed = _claimed(todo, folder / _CLAIMS)
     done = 0
-    bar = progress_bar(total=len(todo), desc="pseudo-labels", unit="scan", disable=rank > 0)
+    bar = progress_bar(
+        total=len(todo), desc="pseudo-labels", unit="scan", disable=rank > 0 or not todo
+    )
     # Reading and writing go on beside the networks: one scan ahead, one behind.
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer, bar:
         written: Future[None] | None = None
@@ -146,9 +150,8 @@ def predict_pool(
 
 
 def free_claims(folder: Path) -> None:
-    """Forget who was at work: to be called on one process, before any predicts."""
-    shutil.rmtree(folder / "claims", ignore_errors=True)
-    (folder / "claims").mkdir(parents=True, exist_ok=True)
+    """Forget who was at work: to be called on one process, before any predicts and after all."""
+    shutil.rmtree(folder / _CLAIMS, ignore_errors=True)
 
 
 def _claimed(scans: Sequence[PoolScan], claims: Path) -> Iterator[PoolScan]:

@@ -133,6 +133,7 @@ def label_pool(
     accelerator.wait_for_everyone()
     found = write_table(folder, pool.scans, opened.labels, phantom=pool.phantom)
     if main:
+        free_claims(folder)
         draw_kept(folder, pool.scans, phantom=pool.phantom)
     accelerator.wait_for_everyone()
     provenance = {"teachers": [str(run) for run in teachers], **pool.provenance, **found.provenance}
