@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from covidseg.scoring.tables_values import case_values
@@ -36,14 +37,18 @@ def gap_table(scores: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
 
     values = case_values(scores, metrics=("dsc",), missing="worst")
     place = ["task", "part", "algorithm"]
-    means = 100 * values.groupby([*place, "label"])["value"].mean().groupby(place).mean()
+    of_labels = values.groupby([*place, "label"])["value"].mean().reset_index()
+    means = {
+        (str(row.task), str(row.part), str(row.algorithm)): 100 * float(str(row.value))
+        for row in of_labels.groupby(place, as_index=False)["value"].mean().itertuples()
+    }
     rows = []
     for (task, part, algorithm), unseen in means.items():
         if part == IN_DOMAIN:
             continue
-        own = means.get((task, IN_DOMAIN, algorithm), float("nan"))
-        before = means.get((task, part, baseline), float("nan"))
-        gap = means.get((task, IN_DOMAIN, baseline), float("nan")) - before
-        closed = 100 * (unseen - before) / gap if gap > 0 else float("nan")
+        own = means.get((task, IN_DOMAIN, algorithm), math.nan)
+        before = means.get((task, part, baseline), math.nan)
+        gap = means.get((task, IN_DOMAIN, baseline), math.nan) - before
+        closed = 100 * (unseen - before) / gap if gap > 0 else math.nan
         rows.append([task, part, algorithm, own, unseen, closed])
     return pd.DataFrame(rows, columns=[*place, "in_domain", "unseen", "closed"])

@@ -83,6 +83,8 @@ class LesionConfig:
 _OUTLINE_MM, _TEXTURE_MM = 14.0, 5.0
 # What is denser than this over twice this width is no lung that a lesion could be painted into.
 _DENSE_HU, _WIDTH_MM = -300.0, 6.0
+# Depth of what does not happen.
+_NOWHERE = -1e3
 # Of a quadratic B-spline of white noise, per axis.
 _SPLINE_VARIANCE = 0.55
 
@@ -148,12 +150,13 @@ class PaintLesions:
         rng, config = generator(seed, LESIONS), self.config
         happens = rng.random() < config.p
         involved = _log_uniform(rng, config.involved)
-        numbers = [float(rng.uniform(*between)) for between in (
-            config.glass, config.solid, config.tissue_hu, config.edge_mm, config.fray_mm,
-            config.noise_hu,
-        )]  # fmt: skip
+        glass, solid = rng.uniform(*config.glass), rng.uniform(*config.solid)
+        tissue_hu, edge_mm = rng.uniform(*config.tissue_hu), rng.uniform(*config.edge_mm)
+        fray_mm, noise_hu = rng.uniform(*config.fray_mm), rng.uniform(*config.noise_hu)
         foci = [self._focus(rng) for _ in range(config.foci)]
-        return Lesions(foci, involved, *numbers, rng) if happens else None
+        if not happens:
+            return None
+        return Lesions(foci, involved, glass, solid, tissue_hu, edge_mm, fray_mm, noise_hu, rng)
 
     def _focus(self, rng: np.random.Generator) -> Focus:
         axes, config = len(self.spacing_mm), self.config
@@ -242,25 +245,23 @@ class PaintLesions:
         About the depth: (1 − r)·mean radius, r the ellipsoid's own radius coordinate. Lesions count
         in their order for as long as they have not taken their share of the lung yet.
         """
-        depth = lung.new_full(lung.shape, -1e3, dtype=torch.float32)
-        core = depth.clone()
+        foci = lesions.foci
         chances = self._chances(lung).flatten().cumsum(0)
-        voxels = lung.sum() * lesions.involved
-        taken = torch.zeros((), device=lung.device)
+        wanted = chances[-1] * chances.new_tensor([focus.place for focus in foci])
+        centres = torch.searchsorted(chances, wanted, right=True).clamp_max(lung.numel() - 1)
+        shape = [-1] + [1] * lung.ndim
+        radius = lung.new_tensor([f.mean_radius_mm for f in foci], dtype=torch.float32)
+        depths = (1 - self._squared_radius(lung, centres, foci).sqrt()) * radius.reshape(shape)
+        # Decided on the device, without asking it how much lung there is.
         content = math.pi if lung.ndim == 2 else 4 / 3 * math.pi
-        for focus in lesions.foci:
-            wanted = (chances[-1] * focus.place).reshape(1)
-            flat = torch.searchsorted(chances, wanted, right=True)[0].clamp_max(lung.numel() - 1)
-            square = self._squared_radius(lung, flat, focus)
-            radius = focus.mean_radius_mm
-            below = (1 - square.sqrt()) * radius
-            # On the device, without asking it whether the lung is full.
-            below = torch.where(taken < voxels, below, -1e3)
-            depth = torch.maximum(depth, below)
-            if focus.solid > 0:
-                core = torch.maximum(core, below - (1 - focus.solid) * 1.2 * radius)
-            taken = taken + content * float(focus.radii_mm.prod() / np.prod(self.spacing_mm))
-        return depth, core
+        sizes = [content * focus.radii_mm.prod() / np.prod(self.spacing_mm) for focus in foci]
+        before = lung.new_tensor(np.cumsum([0, *sizes[:-1]]).tolist(), dtype=torch.float32)
+        counts = (before < lung.sum() * lesions.involved).reshape(shape)
+        depths = torch.where(counts, depths, _NOWHERE)
+        solid = lung.new_tensor([focus.solid for focus in foci], dtype=torch.float32)
+        cores = depths - ((1 - solid) * 1.2 * radius).reshape(shape)
+        cores = torch.where(solid.reshape(shape) > 0, cores, _NOWHERE)
+        return depths.amax(0), cores.amax(0)
 
     def _chances(self, lung: Tensor) -> Tensor:
         """How likely each voxel is a lesion's centre, up to a factor; float64."""
@@ -268,21 +269,28 @@ class PaintLesions:
         rim = (2 * (1 - self._box_mean(lung.double(), self.config.rim_mm))).clamp(0, 1)
         return lung * (self.config.inner_share + (1 - self.config.inner_share) * rim)
 
-    def _squared_radius(self, lung: Tensor, flat: Tensor, focus: Focus) -> Tensor:
-        """dᵀAd over the patch, d from the centre in mm; 1 on the ellipsoid's surface."""
-        form = focus.axes.T @ np.diag(focus.radii_mm**-2.0) @ focus.axes
-        from_centre = []
+    def _squared_radius(self, lung: Tensor, centres: Tensor, foci: Sequence[Focus]) -> Tensor:
+        """dᵀAd over the patch for each focus, d from its centre in mm; 1 on its surface.
+
+        ``centres`` (n,) are flat indices; the result is (n, *spatial).
+        """
+        forms = np.stack([f.axes.T @ np.diag(f.radii_mm**-2.0) @ f.axes for f in foci])
+        form = torch.from_numpy(forms).float().to(lung.device, non_blocking=True)
+        form = form.reshape(*form.shape, *[1] * lung.ndim)
+        from_centre: list[Tensor] = []
         for axis in reversed(range(lung.ndim)):
             length, spacing = lung.shape[axis], self.spacing_mm[axis]
-            place = flat % length
-            flat = flat // length
-            steps = (torch.arange(length, device=lung.device) - place).float() * spacing
-            from_centre.insert(0, steps.reshape([-1 if a == axis else 1 for a in range(lung.ndim)]))
+            steps = torch.arange(length, device=lung.device)[None] - (centres % length)[:, None]
+            centres = centres // length
+            places = [-1 if a == axis else 1 for a in range(lung.ndim)]
+            from_centre.insert(0, (steps.float() * spacing).reshape(len(steps), *places))
         square = torch.zeros((), device=lung.device)
         for i, a in enumerate(from_centre):
-            for j, b in enumerate(from_centre):
-                if i <= j:
-                    square = square + (1 if i == j else 2) * float(form[i, j]) * (a * b)
+            # Ordered so that all but the last sum are over few axes.
+            across = form[:, i, i] * a
+            for j in range(i + 1, lung.ndim):
+                across = across + 2 * form[:, i, j] * from_centre[j]
+            square = square + a * across
         return square.clamp_min(0)
 
     def _noise(self, lung: Tensor, rng: np.random.Generator, scale_mm: float) -> Tensor:

@@ -11,6 +11,7 @@ from covidseg.core.errors import CovidsegError
 from covidseg.core.progress import progress_bar
 from covidseg.engine.cache import read_image
 from covidseg.engine.task_data import Part
+from covidseg.generalization.batch_norm import AdaptedPredictor
 from covidseg.imaging.nifti import write_nifti
 from covidseg.inference.ensemble import Ensemble
 from covidseg.inference.predictor import Predictor
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def predict_part(
-    predictor: Predictor | Ensemble,
+    predictor: Predictor | Ensemble | AdaptedPredictor,
     part: Part,
     folder: Path,
     *,

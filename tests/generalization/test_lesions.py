@@ -66,15 +66,17 @@ def test_a_ball_of_consolidation_by_hand(dimensions):
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_an_ellipsoids_coordinate_is_scipys_distance_in_turned_axes(dimensions):
     lung = lungs(dimensions)
-    focus = painter(dimensions)._focus(np.random.default_rng(3))
-    centre = tuple(s // 2 for s in lung.shape)
-    flat = torch.tensor(np.ravel_multi_index(centre, lung.shape))
-    found = painter(dimensions)._squared_radius(lung, flat, focus)
-    places = np.indices(lung.shape).reshape(dimensions, -1).T - centre
-    turned = (places * SPACING[dimensions]) @ focus.axes.T / focus.radii_mm
-    expected = (turned**2).sum(1).reshape(lung.shape)
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(focus.axes @ focus.axes.T, np.eye(dimensions), atol=1e-12)
+    rng = np.random.default_rng(3)
+    foci = [painter(dimensions)._focus(rng) for _ in range(3)]
+    centres = [tuple(s // (2 + k) for s in lung.shape) for k in range(3)]
+    flat = torch.tensor([np.ravel_multi_index(centre, lung.shape) for centre in centres])
+    found = painter(dimensions)._squared_radius(lung, flat, foci)
+    for focus, centre, square in zip(foci, centres, found, strict=True):
+        places = np.indices(lung.shape).reshape(dimensions, -1).T - centre
+        turned = (places * SPACING[dimensions]) @ focus.axes.T / focus.radii_mm
+        expected = (turned**2).sum(1).reshape(lung.shape)
+        np.testing.assert_allclose(square.numpy(), expected, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(focus.axes @ focus.axes.T, np.eye(dimensions), atol=1e-12)
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
@@ -92,7 +94,7 @@ def test_a_sample_does_not_depend_on_its_batch(dimensions):
 
 
 @given(st.integers(0, 2**60), st.sampled_from([2, 3]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_what_never_changes(seed, dimensions):
     one = batch(dimensions, (seed,))
     paint = painter(dimensions, p=1.0, noise_hu=(0.0, 1e-9), tissue_hu=(50.0, 51.0))
@@ -116,7 +118,7 @@ def test_ground_glass_and_consolidation_have_their_densities():
     lung = lungs(2)
     image = torch.full((1, *lung.shape), (-850 - MEAN) / STD)
     glass, solid = [], []
-    for seed in range(120):
+    for seed in range(50):
         paint = painter(2, p=1.0, noise_hu=(0.0, 1e-9))
         for p, found in ((1.0, glass), (0.0, solid)):
             config = dataclasses.replace(paint.config, p_glass_only=p)
@@ -145,7 +147,7 @@ def test_the_share_of_lung_grows_with_what_is_drawn():
     def taken(involved):
         paint = painter(2, p=1.0, involved=(involved, involved + 1e-9), foci=30)
         return np.mean([
-            paint.replaced(lung, paint.draw(seed))[1].sum() / lung.sum() for seed in range(40)
+            paint.replaced(lung, paint.draw(seed))[1].sum() / lung.sum() for seed in range(20)
         ])  # fmt: skip
 
     low, high = taken(0.02), taken(0.4)
@@ -158,7 +160,7 @@ def test_several_and_as_often_as_asked():
     assert np.mean([d is not None for d in draws]) == pytest.approx(0.8, abs=0.04)
     lung = lungs(2)
     counts = [
-        ndimage.label(paint.replaced(lung, drawn)[1].numpy())[1] for drawn in draws[:120] if drawn
+        ndimage.label(paint.replaced(lung, drawn)[1].numpy())[1] for drawn in draws[:60] if drawn
     ]
     assert np.mean(np.array(counts) > 1) > 0.3
 
