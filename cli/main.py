@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "predict": "Segment scans with a trained run.",
     "score": "Score a folder of predictions: DSC, NSD, NAVE.",
     "table": "Print scores as the benchmark and the challenge print them.",
+    "leaderboard": "Print where every run stands: a table a task.",
     "rank": "Rank algorithms as COVID-19-20 did; write an HTML report.",
 }
 

@@ -1,0 +1,176 @@
+"""All scores below some folders, a table a task: where each method stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from covidseg.core.errors import ScoringError
+from covidseg.scoring.published import published_benchmark
+from covidseg.scoring.scores import IDENTITY, read_scores
+from covidseg.scoring.tables import EMPTY, Row, Table, percent
+from covidseg.scoring.tables_notes import LABELS, METRIC_TITLES, PARTS, label_title, policy_note
+from covidseg.scoring.tables_summary import AVERAGE, summarise_folds
+from covidseg.scoring.tables_values import case_values, check_scores
+from covidseg.scoring.tables_variants import CLEAN, OFFICIAL, with_variants
+from covidseg.splits.tasks import SUBTASKS
+
+WHOLE, PIECES = "scores.csv", "scores-*.csv"
+# Folders of a run in which no scores lie, but many files.
+_PASSED_OVER = {"predictions", "checkpoints", "figures", "tensorboard"}
+# The part that methods are ordered by: the first of these that a task has.
+_MAIN = ("test_covid", "test", "test_in_domain", "validation")
+_METRICS = ("dsc", "nsd")
+
+
+def find_scores(folders: Sequence[Path]) -> list[Path]:
+    """Files of per-case scores in and below ``folders``.
+
+    Where a folder holds ``scores.csv`` that file has all that lies below it; otherwise
+    ``scores-*.csv`` are taken one by one. A path of a file stands for itself.
+
+    Raises
+    ------
+    ScoringError
+        A path does not exist, or there is no score anywhere.
+    """
+    found: dict[Path, None] = {}
+    for folder in folders:
+        if not folder.exists():
+            raise ScoringError("does not exist", path=folder)
+        found |= dict.fromkeys([folder] if folder.is_file() else _below(folder))
+    if not found:
+        raise ScoringError(
+            f"no scores in {', '.join(map(str, folders))}",
+            expected=f"{WHOLE} or {PIECES} in or below",
+            remedy="name the folder that a driver wrote to (runs/task1), or score predictions "
+            "with `covidseg score`",
+        )
+    return list(found)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    if (folder / WHOLE).is_file():
+        yield folder / WHOLE
+        return
+    yield from sorted(folder.glob(PIECES))
+    for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if inner.name not in _PASSED_OVER and not inner.name.endswith("-references"):
+            yield from _below(inner)
+
+
+def read_runs(files: Sequence[Path]) -> pd.DataFrame:
+    """The scores of several files as one frame.
+
+    Where two files score the same case by methods of one name, the names get the files' folders.
+    """
+    frames = [read_scores(path).assign(origin=str(path.parent)) for path in files]
+    scores = pd.concat(frames, ignore_index=True)
+    repeated = scores.duplicated([*IDENTITY], keep=False)
+    names = set(scores.loc[repeated, ["task", "algorithm"]].itertuples(index=False, name=None))
+    clashes = [
+        (task, algorithm) in names
+        for task, algorithm in zip(scores["task"], scores["algorithm"], strict=True)
+    ]
+    named = scores["algorithm"] + " (" + scores["origin"] + ")"
+    scores["algorithm"] = scores["algorithm"].where(~pd.Series(clashes), named)
+    return scores.drop(columns="origin")
+
+
+def leaderboard_tables(scores: pd.DataFrame) -> list[Table]:
+    """A table a task, methods in the order of their mean DSC; phantoms and patients apart.
+
+    Cases without a score count as the worst. Published averages stand beneath, without a rank.
+
+    Raises
+    ------
+    ScoringError, ConfigError
+        See `covidseg.scoring.tables_values.case_values`.
+    """
+    tables = []
+    for phantom, frame in scores.groupby("phantom"):
+        check_scores(frame)
+        of_variants, notes = with_variants(frame)
+        for task, of_task in of_variants.groupby("task", sort=True):
+            tables.append(_table(str(task), of_task, bool(phantom), notes))
+    return tables
+
+
+def _table(task: str, scores: pd.DataFrame, phantom: bool, notes: list[str]) -> Table:
+    summaries = [
+        summarise_folds(case_values(frame, metrics=_METRICS, missing="worst")).assign(
+            variant=variant
+        )
+        for variant, frame in scores.groupby("variant")
+    ]
+    summary = pd.concat(summaries, ignore_index=True)
+    means = summary[summary["fold"] == AVERAGE]
+    folds = scores.groupby(["variant", "algorithm"])["fold"].nunique()
+    places = _places(means)
+    main = next((part for part in _MAIN if part in set(means["part"])), str(places[0][0]))
+    first = means[(means["part"] == main) & (means["metric"] == "dsc")]
+    standing = first.groupby(["variant", "algorithm"])["mean"].mean()
+    ordered = sorted(
+        {(str(v), str(a)) for v, a in means[["variant", "algorithm"]].to_numpy()},
+        key=lambda key: (key[0] != OFFICIAL, -standing.get(key, -1.0), key[1]),
+    )
+    rows = []
+    for number, key in enumerate(ordered, start=1):
+        own = means[(means["variant"] == key[0]) & (means["algorithm"] == key[1])]
+        values = {
+            (row.part, row.label, row.metric): percent(row.mean_, row.std)
+            for row in own.rename(columns={"mean": "mean_"}).itertuples()
+        }
+        rank = str(number) if key[0] == OFFICIAL else ""
+        name = key[1] + ("" if key[0] == OFFICIAL else f", {CLEAN}")
+        cells = [values.get(place, EMPTY) for place in places]
+        rows.append(Row((rank, name, str(folds.get(key, 0) or ""), *cells), number == 1))
+    rows += _published_rows(task, places)
+    header = [("", "", "Rank"), ("", "", "Method"), ("", "", "Folds")] + [
+        (PARTS.get(part, part), label_title(label), METRIC_TITLES[metric])
+        for part, label, metric in places
+    ]
+    text = [
+        f"DSC and NSD in percent, mean±std over cases, fold by fold; ordered by the mean DSC of "
+        f"{PARTS.get(main, main)}. A case without a score counts as 0.",
+        policy_note(str(scores["policy"].iloc[0]), "worst", means),
+        *notes,
+    ]
+    if phantom:
+        text.append("Published rows are of patients, the others of phantoms: not to be compared.")
+    title = next((subtask.title for subtask in SUBTASKS if subtask.name == task), task)
+    return Table(
+        f"Leaderboard, {title} ({task})",
+        tuple(header),
+        tuple(rows),
+        tuple(text),
+        means.drop(columns="fold"),
+        phantom,
+        2,
+    )
+
+
+def _places(means: pd.DataFrame) -> list[tuple[str, str, str]]:
+    def position(names: list[str], name: str) -> tuple[int, str]:
+        return (names.index(name) if name in names else len(names), name)
+
+    found = {(str(part), str(label)) for part, label in means[["part", "label"]].to_numpy()}
+    order = sorted(found, key=lambda p: (position([*PARTS], p[0]), position([*LABELS], p[1])))
+    return [(part, label, metric) for part, label in order for metric in _METRICS]
+
+
+def _published_rows(task: str, places: list[tuple[str, str, str]]) -> list[Row]:
+    published = published_benchmark(task)
+    averages = published[published["fold"] == AVERAGE]
+    rows = []
+    for method, of_method in averages.groupby("method", sort=False):
+        values = {
+            (row.part, row.label, row.metric): percent(row.mean_, row.std)
+            for row in of_method.rename(columns={"mean": "mean_"}).itertuples()
+        }
+        cells = [values.get(place, EMPTY) for place in places]
+        if any(cell != EMPTY for cell in cells):
+            rows.append(Row(("", f"{method} (published)", "", *cells), new_block=not rows))
+    return rows
