@@ -10,7 +10,7 @@ HUB    ?= data/hub
 ROOT   := $(if $(DATA),$(DATA),data/phantom)
 
 .DEFAULT_GOAL := help
-.PHONY: task2-generalize semiseg semiseg-pseudolabel task1-fewshot kshot help setup lint test test-fast phantom check hub clean
+.PHONY: covid1920 compare-semi hub-covid1920 task2-generalize semiseg semiseg-pseudolabel task1-fewshot kshot help setup lint test test-fast phantom check hub clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -36,6 +36,23 @@ semiseg-pseudolabel: semiseg ## COVID-SemiSeg: what the 1,600 unlabelled slices 
 		--teachers runs/semiseg$(if $(DATA),,-phantom) --out runs/semiseg-pseudolabel$(if $(DATA),,-phantom)
 
 semiseg semiseg-pseudolabel: PROFILE = cpu
+
+# COVID-19-20 has a repository of its own. POOL adds to the unlabelled scans: folders, or parts of the
+# repository, as '["hub:mosmed/unlabelled"]'.
+FOLDS ?= 0 1 2 3 4
+SEEDS ?= 0 1 2
+POOL  ?= []
+covid1920: $(STAMP) hub-covid1920 ## COVID-19-20: folds, pseudo-labels, students, seen and unseen test (DATA= PROFILE= FOLDS= POOL=)
+	$(LAUNCH) trainers/covid1920.py --profile $(PROFILE) --folds $(FOLDS) --unlabelled.also '$(POOL)' \
+		--hub data/hub-covid1920 --out runs/covid1920$(if $(DATA),,-phantom)
+
+compare-semi: $(STAMP) hub-covid1920 ## every semi-supervised method, same labels, pool and steps (DATA= PROFILE= SEEDS= POOL=)
+	$(BIN)/python trainers/compare_semi.py --profile $(PROFILE) --seeds $(SEEDS) --unlabelled.also '$(POOL)' \
+		--hub data/hub-covid1920 --out runs/compare-semi$(if $(DATA),,-phantom)
+
+hub-covid1920: $(STAMP)
+	$(if $(DATA),,$(BIN)/covidseg phantom --out data/phantom --size small --datasets covid1920,mosmed)
+	$(BIN)/covidseg build $(ROOT) --out data/hub-covid1920 --datasets covid1920,mosmed
 
 # Type checkers do not read package_dir; these links show them the rooms as covidseg.<room>.
 TYPES := build/types/covidseg

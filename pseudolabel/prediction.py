@@ -150,8 +150,13 @@ def predict_pool(
 
 
 def free_claims(folder: Path) -> None:
-    """Forget who was at work: to be called on one process, before any predicts and after all."""
+    """Forget who was at work, and what a killed process left half-written.
+
+    To be called on one process, before any predicts and after all.
+    """
     shutil.rmtree(folder / _CLAIMS, ignore_errors=True)
+    for path in folder.glob("*/.part-*"):
+        path.unlink(missing_ok=True)
 
 
 def _claimed(scans: Sequence[PoolScan], claims: Path) -> Iterator[PoolScan]:

@@ -260,15 +260,15 @@ def test_killed_in_the_middle_of_the_pool_it_goes_on(student, words, tmp_path):
     process = subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
-        if cases.is_dir() and len(list(cases.glob("*.json"))) >= 2:
+        if cases.is_dir() and len(list(cases.glob("study*.json"))) >= 2:
             break
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait(30)
-    before = {path: path.stat().st_mtime_ns for path in cases.glob("*.json")}
+    before = {path: path.stat().st_mtime_ns for path in cases.glob("study*.json")}
     assert before
     main([*words, *teacher, "--out", str(tmp_path / "run"), "--resume"])
-    assert len(list(cases.glob("*.json"))) == 10
+    assert len(list(cases.iterdir())) == 10
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     last = "rounds/1/student/checkpoints/last/model.safetensors"
     assert (tmp_path / "run" / last).read_bytes() == (student / last).read_bytes()
