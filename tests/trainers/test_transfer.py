@@ -1,0 +1,75 @@
+"""Task 3's trainer and driver: every method from the repository to a prediction."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from covidseg.core.errors import ConfigError
+from covidseg.engine.runs import read_run
+from covidseg.imaging.volume import Volume
+from covidseg.trainers.transfer import TransferRecipe, main, open_transfer_run
+
+SMALL = [
+    "--profile=demo", "--patch.size=[32,32]", "--patch.batch_size=4", "--network.features=[4,8]",
+    "--train.epochs=2", "--train.steps_per_epoch=2", "--train.checkpoint_every=2",
+    "--train.validate_every=0", "--train.workers=0", "--train.log_every=2",
+    "--train.mixed_precision=no",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def transfer(sources_hub, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache3")
+
+    def run(out, *words, recipe="task3-lung"):
+        main(["--recipe", recipe, "--out", str(out), *SMALL, f"--data.hub={sources_hub}",
+              f"--data.cache={cache}", *words])  # fmt: skip
+        return out
+
+    return run
+
+
+def scan():
+    return Volume(np.random.default_rng(0).integers(-1000, 100, (40, 40, 6)), np.eye(4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["alone", "joint", "heads", "marginal"])
+def test_every_method_learns_and_predicts(transfer, tmp_path, method):
+    run = transfer(tmp_path / "run", f"--transfer.method={method}")
+    manifest = json.loads((run / "manifest.json").read_text())
+    learnt = manifest["data"]["train"]
+    assert len(learnt["cases"]) == (4 if method == "alone" else 44)
+    assert learnt["labels"]["covid-ct-seg"] == ["left_lung", "right_lung"]
+    several = method in ("heads", "marginal")
+    assert read_run(run).network.classes == (5 if several else 3)
+    for dataset in ("covid-ct-seg", "structseg"):
+        found = open_transfer_run(run, dataset, device="cpu").predict(scan())
+        assert set(np.unique(found.data)) <= {0, 1, 2}
+
+
+@pytest.mark.slow
+def test_finetune_goes_on_from_the_source(transfer, tmp_path):
+    run = transfer(tmp_path / "run")
+    first, second = read_run(run / "pretrained", TransferRecipe), read_run(run, TransferRecipe)
+    assert (first.grid, first.network, first.patch) == (second.grid, second.network, second.patch)
+    assert (first.train.epochs, second.train.epochs) == (1, 1)
+    assert second.optim.lr == pytest.approx(0.1 * first.optim.lr)
+    counts = [
+        len(json.loads((folder / "manifest.json").read_text())["data"]["train"]["cases"])
+        for folder in (run / "pretrained", run)
+    ]
+    assert counts == [40, 4]
+    transfer(run, "--resume")  # all is done: nothing happens
+
+
+def test_what_is_refused(transfer, tmp_path):
+    with pytest.raises(ConfigError, match="has no COVID-19 scans"):
+        transfer(tmp_path / "a", "--data.configuration=task2-structseg-lung", "--data.fold=null")
+    with pytest.raises(ConfigError, match="finetune_share"):
+        transfer(tmp_path / "b", "--transfer.finetune_share=0.1")
+    with pytest.raises(ConfigError, match="was not found"):
+        transfer(tmp_path / "c", "--data.configuration=task3-nsclc-lung")

@@ -1,0 +1,198 @@
+"""Task 3: learn from a source and four COVID-19 scans together.
+
+    python trainers/transfer.py --recipe task3-infection --profile demo --data.fold 0 \\
+        --transfer.method finetune --out runs/task3-infection/finetune
+    accelerate launch trainers/transfer.py ...          (several GPUs)
+
+Stop it and add --resume: it goes on bit for bit as if it had not been stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from covidseg.core.errors import ConfigError
+from covidseg.engine import manifest
+from covidseg.engine.checkpoint import load_predictor
+from covidseg.engine.distributed import start_processes
+from covidseg.engine.loop import Result, train
+from covidseg.engine.losses import build_loss
+from covidseg.engine.method import Method, Supervised
+from covidseg.engine.runs import open_run, read_run
+from covidseg.engine.segmentation import (
+    FixedPatches,
+    SegmentationRecipe,
+    cached_cases,
+    new_network,
+    planned,
+    training_stream,
+    with_precision,
+)
+from covidseg.engine.task_data import Part, read_part
+from covidseg.engine.validation import DiceValidation
+from covidseg.generalization.heterogeneous import Channels, OfDataset, PartlyLabelled
+from covidseg.inference.predictor import Predictor
+from covidseg.trainers.options import parse, run_main
+
+COVID = "covid-ct-seg"
+
+
+@dataclass(frozen=True)
+class TransferConfig:
+    """How the source and the COVID-19 scans are learnt from.
+
+    Parameters
+    ----------
+    method
+        `alone`: the COVID-19 scans without the source, as in Task 1. `joint`: both as one, whatever
+        they label, as published. `heads`: a head for each dataset. `marginal`: what a dataset does
+        not label is part of its background. `finetune`: the source first, then the COVID-19 scans.
+    finetune_share
+        Share of the epochs that `finetune` gives to the COVID-19 scans; all methods take the same
+        number of steps.
+    finetune_lr
+        Its learning rate there, as a share of `optim.lr`.
+    """
+
+    method: Literal["alone", "joint", "heads", "marginal", "finetune"] = "finetune"
+    finetune_share: float = 0.5
+    finetune_lr: float = 0.1
+
+
+@dataclass(frozen=True)
+class TransferRecipe(SegmentationRecipe):
+    """A recipe that learns from a configuration of Task 3."""
+
+    transfer: TransferConfig = field(default_factory=TransferConfig)
+
+
+def _of(part: Part, *, covid: bool) -> Part:
+    """The part's rows of the COVID-19 scans, or the others."""
+    rows = [row for row in part.rows if (row.dataset == COVID) == covid]
+    if not rows:
+        raise ConfigError(
+            f"{part.configuration} has no {'COVID-19 scans' if covid else 'other source'}",
+            expected="a configuration of Task 3, such as task3-msd-tumour",
+        )
+    return dataclasses.replace(part, rows=rows)
+
+
+def run(recipe: TransferRecipe, out: Path, *, resume: bool = False) -> Result:
+    """Train as the recipe says, and leave the run's folder ``out`` behind.
+
+    ``finetune`` leaves the run on the source alone in ``out/pretrained``.
+    """
+    recipe = with_precision(recipe)
+    part = read_part(recipe.data.hub, recipe.data.name, recipe.data.part)
+    source, covid = _of(part, covid=False), _of(part, covid=True)
+    method = recipe.transfer.method
+    if method == "alone":
+        return _stage(recipe, covid, out, resume=resume)
+    if method == "finetune":
+        return _finetune(recipe, source, covid, out, resume=resume)
+    return _stage(recipe, part, out, resume=resume)
+
+
+def _finetune(
+    recipe: TransferRecipe, source: Part, covid: Part, out: Path, *, resume: bool
+) -> Result:
+    chosen = recipe.transfer
+    last = round(recipe.train.epochs * chosen.finetune_share)
+    if not 0 < last < recipe.train.epochs:
+        raise ConfigError(
+            f"transfer.finetune_share is {chosen.finetune_share} of {recipe.train.epochs} epochs",
+            expected="at least an epoch on the source and one on the COVID-19 scans",
+        )
+    first = dataclasses.replace(recipe.train, epochs=recipe.train.epochs - last)
+    before = out / "pretrained"
+    done = manifest.read(before)
+    if not (resume and done is not None and done["status"] == "complete"):
+        _stage(dataclasses.replace(recipe, train=first), source, before, resume=resume)
+    # The same grid, patch and network, or the weights would not fit.
+    plan = read_run(before, TransferRecipe)
+    tuned = dataclasses.replace(
+        plan,
+        train=dataclasses.replace(recipe.train, epochs=last),
+        optim=dataclasses.replace(recipe.optim, lr=recipe.optim.lr * chosen.finetune_lr),
+        data=dataclasses.replace(recipe.data, labels=plan.data.labels),
+    )
+    return _stage(tuned, covid, out, resume=resume, weights=before)
+
+
+def _stage(
+    recipe: TransferRecipe, part: Part, out: Path, *, resume: bool, weights: Path | None = None
+) -> Result:
+    accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
+    mode = recipe.transfer.method
+    channels = Channels.plan([row.dataset for row in part.rows], part.targets)
+    several = mode in ("heads", "marginal")
+    listed = channels.relabelled(part.rows) if several else part.cases
+    targets = channels.targets if several else part.targets
+    with accelerator.main_process_first():
+        progress = accelerator.is_main_process
+        recipe = planned(recipe, listed, targets, progress=progress)
+        cases = cached_cases(recipe, listed, progress=progress)
+    network = new_network(recipe)
+    if weights is not None:
+        load_predictor(network, weights)
+    loss = build_loss(recipe.loss)
+    method: Method = Supervised(network, loss)
+    if mode in ("heads", "marginal"):
+        datasets = {row.case.case_id: row.dataset for row in part.rows}
+        method = PartlyLabelled(network, loss, channels, datasets, mode)
+    provenance = {**part.provenance, "labels": _meanings(recipe, part)}
+    return train(
+        method,
+        training_stream(recipe, cases, provenance),
+        recipe,
+        out,
+        accelerator=accelerator,
+        # What a network of several datasets says of a patch is not one label map.
+        validation=None
+        if several
+        else DiceValidation(FixedPatches(recipe, cases), recipe.data.labels),
+        resume=resume,
+    )
+
+
+def _meanings(recipe: TransferRecipe, part: Part) -> dict[str, list[str]]:
+    """What each dataset's annotation calls what is learnt: nothing is merged without a word."""
+    from covidseg.splits.tasks import configuration
+
+    subtask, _ = configuration(part.configuration.removesuffix("-clean"))
+    return {a.dataset: sorted(a.meaning) for a in subtask.parts[recipe.data.part]}
+
+
+def open_transfer_run(
+    run: str | Path, dataset: str = COVID, *, device: str | torch.device | None = None
+) -> Predictor:
+    """A predictor from a run of Task 3 that labels as ``dataset`` does."""
+    predictor = open_run(run, device=device)
+    recipe = read_run(run, TransferRecipe)
+    mode = recipe.transfer.method
+    if mode not in ("heads", "marginal"):
+        return predictor
+    names = [name.split("_", 1) for name in recipe.data.labels]
+    targets = dict(enumerate(dict.fromkeys(label for _, label in names), start=1))
+    channels = Channels.plan([of for of, _ in names], targets)
+    networks: list[nn.Module] = [
+        OfDataset(network, channels, dataset, mode) for network in predictor.networks
+    ]
+    return dataclasses.replace(predictor, networks=networks, classes=len(targets) + 1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; see the module's text."""
+    recipe, out, resume = parse(__doc__ or "", arguments, TransferRecipe)
+    run(recipe, out, resume=resume)
+
+
+if __name__ == "__main__":
+    run_main(main)
