@@ -46,7 +46,7 @@ def open_run(
 ) -> Predictor:
     """A predictor from one run; see `open_runs`."""
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    recipe = read_run(run)
+    recipe = read_run(run, SegmentationRecipe)
     network = build_network(recipe.network)
     load_predictor(network, run)
     dimensions = recipe.network.dimensions
@@ -103,7 +103,7 @@ def open_runs(
     ConfigError
         The runs differ in what they predict, or some are for pictures and some for CT volumes.
     """
-    labels = [read_run(run).data.labels for run in runs]
+    labels = [read_run(run, SegmentationRecipe).data.labels for run in runs]
     for run, own in zip(runs, labels, strict=True):
         if own != labels[0]:
             raise ConfigError(

@@ -39,7 +39,10 @@ def curve_table(scores: pd.DataFrame) -> Table:
     summary = summarise(scores)
     task = str(scores["task"].iloc[0])
     labels = _labels(summary)
-    averages = summary[summary["draw"] == AVERAGE].set_index(["shots", "label", "metric"])
+    averages = summary[summary["draw"] == AVERAGE]
+    of_point = {
+        (row["shots"], row["label"], row["metric"]): row for row in averages.to_dict("records")
+    }
     header: list[tuple[str, ...]] = [("", "training scans")]
     for label in labels:
         tolerance = nsd_tolerance_mm(task, label)
@@ -50,7 +53,7 @@ def curve_table(scores: pd.DataFrame) -> Table:
         cells = [str(shots)]
         for label in labels:
             for metric in _METRICS:
-                found = averages.loc[(shots, label, metric)]
+                found = of_point[shots, label, metric]
                 cells.append(percent(found["mean"], found["std"]))
                 cells.append(percent_interval(found["ci_low"], found["ci_high"]))
         rows.append(Row(tuple(cells)))
