@@ -10,7 +10,16 @@ from typing import get_type_hints
 import docstring_parser
 
 from covidseg.engine.segmentation import SegmentationRecipe
+from covidseg.generalization.config import GeneralizationRecipe
+from covidseg.pseudolabel.recipe import PseudolabelRecipe
+from covidseg.trainers.transfer import TransferRecipe
 
+# What the trainers read besides; `trainers/supervised.py` reads the first alone.
+MORE = {
+    "trainers/pseudolabel.py": PseudolabelRecipe,
+    "trainers/domain_generalization.py": GeneralizationRecipe,
+    "trainers/transfer.py": TransferRecipe,
+}
 PAGE = Path(__file__).with_name("recipes.md")
 MARK = "## All values\n"
 INTRODUCTION = """
@@ -41,6 +50,16 @@ def tables(schema: type, prefix: str = "") -> Iterator[str]:
         yield from tables(kind, inner)
 
 
+def further(trainer: str, schema: type) -> Iterator[str]:
+    """Tables of the sections that a trainer's recipes have besides those of all recipes."""
+    common = {one.name for one in fields(SegmentationRecipe)}
+    hints = get_type_hints(schema)
+    yield f"## Further values of `{trainer}`\n"
+    for one in fields(schema):
+        if one.name not in common:
+            yield from tables(hints[one.name], one.name + ".")
+
+
 def cell(text: str) -> str:
     """Text that does not end a table's cell."""
     return " ".join(text.split()).replace("|", "\\|")
@@ -69,7 +88,10 @@ def default(one) -> str:
 def page() -> str:
     """The page with its tables as the code has them now."""
     before = PAGE.read_text().partition(MARK)[0]
-    return before + MARK + INTRODUCTION + "\n" + "\n".join(tables(SegmentationRecipe))
+    parts = [*tables(SegmentationRecipe)]
+    for trainer, schema in MORE.items():
+        parts += further(trainer, schema)
+    return before + MARK + INTRODUCTION + "\n" + "\n".join(parts)
 
 
 if __name__ == "__main__":
