@@ -85,6 +85,13 @@ task2-generalize: $(STAMP) ## Task 2: every source alone and all together (DATA=
 	$(LAUNCH) trainers/task2.py --profile $(PROFILE) --hub $(SOURCES_HUB) \
 		--out runs/task2$(if $(DATA),,-phantom) $(TASK2)
 
+TASK3       ?=
+task3-transfer: $(STAMP) ## Task 3: a source and four COVID-19 scans, five folds (DATA= PROFILE=demo|full TASK3="--folds 0")
+	$(if $(DATA),,$(BIN)/covidseg phantom --out data/phantom --size small --datasets $(SOURCES))
+	$(BIN)/covidseg build $(ROOT) --out $(SOURCES_HUB) --datasets $(SOURCES)
+	$(LAUNCH) trainers/task3.py --profile $(PROFILE) --hub $(SOURCES_HUB) \
+		--out runs/task3$(if $(DATA),,-phantom) $(TASK3)
+
 lint: $(STAMP) ## ruff and the type check
 	@mkdir -p $(TYPES) && find $(TYPES) -type l -delete
 	@for room in $$($(BIN)/python tests/house/rooms.py); do ln -s ../../../$$room $(TYPES)/$$room; done

@@ -73,3 +73,23 @@ def test_what_is_refused(transfer, tmp_path):
         transfer(tmp_path / "b", "--transfer.finetune_share=0.1")
     with pytest.raises(ConfigError, match="was not found"):
         transfer(tmp_path / "c", "--data.configuration=task3-nsclc-lung")
+
+
+@pytest.mark.slow
+def test_the_driver_from_a_fold_to_the_table(sources_hub, tmp_path, capsys):
+    from covidseg.scoring.scores import read_scores
+    from covidseg.trainers.task3 import main as task3
+
+    task3([
+        "--subtasks", "lung", "--sources", "structseg-lung", "--methods", "alone", "heads",
+        "--folds", "1", "--hub", str(sources_hub), "--out", str(tmp_path / "out"),
+        "--profile", "demo", f"--data.cache={tmp_path / 'cache'}",
+        *[word for word in SMALL if word != "--profile=demo"],
+    ])  # fmt: skip
+    shown = capsys.readouterr().out
+    assert "3D U-Net (published)" in shown
+    assert "PHANTOM DATA" in shown
+    scores = read_scores(tmp_path / "out" / "scores.csv")
+    counts = scores.groupby(["algorithm", "part"])["case_id"].nunique().to_dict()
+    assert counts == {("alone", "test"): 16, ("heads", "test"): 16, ("heads", "validation"): 10}
+    assert (tmp_path / "out" / "lung" / "alone" / "fold1").is_dir()

@@ -1,0 +1,182 @@
+"""Task 3 of the COVID-19-CT-Seg-Benchmark: learn from a source and four COVID-19 scans, five folds.
+
+    python trainers/task3.py --profile demo --hub data/hub --out runs/task3
+    python trainers/task3.py --profile full --sources msd-tumour --methods alone finetune heads
+    accelerate launch trainers/task3.py --profile full ...          (several GPUs)
+
+Trains every fold of every source with each method, all for the same number of steps; `alone` is
+Task 1 at the same fold. Predicts the source's held-out cases, the 16 COVID-19 scans and, for
+infection, MosMed; scores them and prints the benchmark's tables with the published rows beneath and
+paired comparisons. What is done is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from covidseg.engine import manifest
+from covidseg.engine.distributed import start_processes
+from covidseg.engine.recipes import load_recipe
+from covidseg.engine.segmentation import with_precision
+from covidseg.engine.task_data import part_names, read_part
+from covidseg.generalization.sources import source_parts
+from covidseg.trainers import transfer
+from covidseg.trainers.evaluation import predict_part, score_part
+from covidseg.trainers.options import run_main
+from covidseg.trainers.transfer import TransferRecipe, open_transfer_run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SOURCES = {
+    "lung": ("structseg-lung", "nsclc-lung", "msd-lung"),
+    "infection": ("msd-tumour", "structseg-target", "nsclc-effusion"),
+}
+METHODS = ("alone", "joint", "heads", "marginal", "finetune")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What of Task 3 is run."""
+
+    sources: tuple[tuple[str, str], ...]  # subtask, source
+    methods: tuple[str, ...]
+    folds: tuple[int, ...]
+    profile: str | None
+    overrides: tuple[str, ...]
+    hub: Path
+    out: Path
+
+
+def run_fold(
+    protocol: Protocol, subtask: str, source: str, method: str, fold: int
+) -> pd.DataFrame | None:
+    """Train, predict and score one fold; the scores, on the main process."""
+    from covidseg.scoring.scores import read_scores, write_scores
+
+    # Without the source it is the same training for all of them.
+    folder = protocol.out / subtask / ("" if method == "alone" else source) / method / f"fold{fold}"
+    words = [
+        # The published joint training draws cases, whatever their source.
+        f"--patch.by_source={str(method not in ('alone', 'joint')).lower()}",
+        *protocol.overrides,
+        f"--data.configuration=task3-{source}",
+        f"--data.fold={fold}",
+        f"--data.hub={protocol.hub}",
+        f"--transfer.method={method}",
+    ]
+    recipe = with_precision(
+        load_recipe(f"task3-{subtask}", protocol.profile, words, TransferRecipe)
+    )
+    accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
+    main, rank, processes = (
+        accelerator.is_main_process,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    done = manifest.read(folder)
+    if done is None or done["status"] != "complete":
+        if main:
+            print(f"{source}, {method}, fold {fold}: training", flush=True)
+        transfer.run(recipe, folder, resume=True)
+    frames = []
+    for name in part_names(protocol.hub, recipe.data.name):
+        if name == recipe.data.part or (name == "validation" and method == "alone"):
+            continue
+        part = read_part(protocol.hub, recipe.data.name, name)
+        # The source's own cases are labelled as the source labels.
+        inside = name == "validation"
+        dataset = part.rows[0].dataset if inside else transfer.COVID
+        predictor = open_transfer_run(folder, dataset, device=accelerator.device)
+        predictions = folder / "predictions" / name
+        faults = predict_part(predictor, part, predictions, rank=rank, processes=processes)
+        for fault in faults:
+            print(f"not segmented: {fault}")
+        accelerator.wait_for_everyone()
+        if main:
+            scores = folder / f"scores-{part.configuration}-{name}.csv"
+            if not scores.exists():
+                write_scores(score_part(part, predictions, algorithm=method), scores)
+            frames.append(read_scores(scores))
+    if not main:
+        return None
+    import pandas as pd
+
+    return pd.concat(frames, ignore_index=True)
+
+
+def report(protocol: Protocol, scores: pd.DataFrame) -> str:
+    """Write tables, figures and per-case scores below ``protocol.out``; the tables as text."""
+    from covidseg.scoring.scores import write_scores
+    from covidseg.scoring.tables import render_tables, write_tables
+    from covidseg.scoring.tables_report import report_figures, report_tables
+
+    write_scores(scores, protocol.out / "scores.csv")
+    tables = report_tables(scores, missing="worst", compare=True)
+    for form in ("md", "csv", "tex"):
+        write_tables(tables, protocol.out / f"task3.{form}", form)
+    report_figures(scores, protocol.out / "figures", missing="worst")
+    return render_tables(tables, "md")
+
+
+def run(protocol: Protocol) -> None:
+    """Run the protocol; print the tables and where everything lies."""
+    import pandas as pd
+
+    # All that is missing is said before the first training, not after hours of it.
+    for _, source in protocol.sources:
+        for fold in protocol.folds:
+            source_parts(protocol.hub, f"task3-{source}-fold{fold}")
+    found = [
+        run_fold(protocol, subtask, source, method, fold)
+        for subtask, source in protocol.sources
+        for method in protocol.methods
+        for fold in protocol.folds
+    ]
+    frames = [frame for frame in found if frame is not None]
+    if frames:
+        print(report(protocol, pd.concat(frames, ignore_index=True)))
+        print(f"Per-case scores, tables and figures: {protocol.out}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; see the module's text."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Every value of the recipes can be given too: --train.epochs 5.",
+    )
+    every = [source for named in SOURCES.values() for source in named]
+    parser.add_argument("--subtasks", nargs="+", default=list(SOURCES), choices=list(SOURCES))
+    parser.add_argument("--sources", nargs="+", default=every, choices=every)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--folds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--profile", help="demo (minutes on phantoms) or full (the paper's)")
+    parser.add_argument("--hub", type=Path, default=Path("data/hub"))
+    parser.add_argument("--out", type=Path, default=Path("runs/task3"))
+    options, overrides = parser.parse_known_args(arguments)
+    chosen = tuple(
+        (subtask, source)
+        for subtask in options.subtasks
+        for source in SOURCES[subtask]
+        if source in options.sources
+    )
+    run(
+        Protocol(
+            chosen,
+            tuple(options.methods),
+            tuple(options.folds),
+            options.profile,
+            tuple(overrides),
+            options.hub,
+            options.out,
+        )
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)
