@@ -145,7 +145,7 @@ class _Answers:
 
     def __call__(self, windows: Tensor) -> list[Tensor]:
         is_constant = _constant(windows.flatten(1))
-        values = windows[(slice(None), *[0] * (windows.ndim - 1))].tolist()
+        values = windows.flatten(1)[:, 0].tolist()
         answers: list[Tensor | None] = [
             self.constant.get(value) if flag else None
             for value, flag in zip(values, is_constant, strict=True)
