@@ -28,6 +28,7 @@ def trainer_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # a recipe's value may be the beginning of an option
         epilog="Every value of the recipe can be given too: --train.epochs 5 --optim.lr=0.001; "
         "docs/recipes.md lists them.",
     )
