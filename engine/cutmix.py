@@ -23,7 +23,7 @@ ASPECT = (0.3, 1 / 0.3)
 # Keeps this draw apart from the others that are made from a sample's seed.
 _KEY = 0xC07
 
-Box = tuple[slice, ...]
+Box = tuple[slice, slice]
 
 
 def draw_box(seed: int, probability: float, plane: Sequence[int]) -> Box | None:
@@ -51,7 +51,7 @@ def draw_box(seed: int, probability: float, plane: Sequence[int]) -> Box | None:
         length = min(edge, max(1, round(side)))
         start = int(place * (edge - length + 1))
         box.append(slice(start, start + length))
-    return tuple(box)
+    return box[0], box[1]
 
 
 def cutmix(
@@ -86,6 +86,7 @@ def cutmix(
     for number, seed in enumerate(seeds):
         box = draw_box(seed, probability, image.shape[-2:])
         if box is not None:
-            new_image[number][..., *box] = image[number ^ 1][..., *box]
-            new_label[number][..., *box] = label[number ^ 1][..., *box]
+            rows, columns = box
+            new_image[number, ..., rows, columns] = image[number ^ 1, ..., rows, columns]
+            new_label[number, ..., rows, columns] = label[number ^ 1, ..., rows, columns]
     return new_image, new_label
