@@ -63,7 +63,7 @@ def main() -> None:
             picture = method(seed)[0, 0].numpy()
             # Each at its own contrast, as a network normalises too.
             show(axis, picture, f"{name}, seed {seed}", np.percentile(picture, [1, 99]))
-    paint = PaintLesions(LesionConfig(p=1.0), (pixel, pixel), MEAN, STD)
+    paint = PaintLesions(LesionConfig(p=1.0), (pixel, pixel), MEAN, STD, (LOW, HIGH))
     show(axes[2, 0], hu, "StructSeg phantom", (LOW, HIGH))
     for axis, seed in zip(axes[2, 1:5], (1, 2, 4, 6), strict=True):
         made = paint(batch(seed))

@@ -85,7 +85,8 @@ def painter(recipe: GeneralizationRecipe) -> PaintLesions:
     grid = recipe.grid.preprocessing()
     assert grid.spacing_mm is not None
     spacing = grid.spacing_mm[3 - recipe.network.dimensions :]
-    return PaintLesions(recipe.generalization.lesions, spacing, grid.mean, grid.std)
+    clip = grid.low, grid.high
+    return PaintLesions(recipe.generalization.lesions, spacing, grid.mean, grid.std, clip)
 
 
 def changes(recipe: GeneralizationRecipe) -> list[BatchChange]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from covidseg.scoring.tables import EMPTY, Row, Table
+from covidseg.scoring.tables_notes import PARTS
 from covidseg.scoring.tables_values import case_values
 
 if TYPE_CHECKING:
@@ -52,3 +54,30 @@ def gap_table(scores: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
         closed = 100 * (unseen - before) / gap if gap > 0 else math.nan
         rows.append([task, part, algorithm, own, unseen, closed])
     return pd.DataFrame(rows, columns=[*place, "in_domain", "unseen", "closed"])
+
+
+def gap_report(scores: pd.DataFrame) -> Table:
+    """`gap_table` as the other tables are printed."""
+    gap = gap_table(scores)
+    rows, before = [], ""
+    for row in gap.to_dict("records"):
+        numbers = [row["in_domain"], row["unseen"], row["closed"]]
+        cells = [EMPTY if math.isnan(value) else f"{value:.1f}" for value in numbers]
+        part = PARTS.get(row["part"], row["part"])
+        rows.append(Row((row["task"], part, row["algorithm"], *cells), row["task"] != before))
+        before = row["task"]
+    names = ("Task", "Unseen part", "Method", "In-domain DSC", "Unseen DSC", "Gap closed, %")
+    notes = (
+        "DSC in percent, the mean over labels of the mean over cases; a case without a score is 0.",
+        f"Gap closed: of the distance from the unseen to the in-domain DSC of '{BASELINE}', the "
+        "share by which a method's unseen DSC is above that one's; nothing where there is no gap.",
+    )
+    return Table(
+        "The gap between in-domain and unseen test",
+        tuple((name,) for name in names),
+        tuple(rows),
+        notes,
+        gap,
+        bool(scores["phantom"].any()),
+        3,
+    )

@@ -138,12 +138,15 @@ class PaintLesions:
         Of the patch's axes, in array order: two numbers in 2D.
     mean, std
         Of the network's input: Hounsfield units are image·std + mean.
+    clip_hu
+        What the input is clipped to; what is painted is as well, as a real lesion would have been.
     """
 
     config: LesionConfig
     spacing_mm: tuple[float, ...]
     mean: float
     std: float
+    clip_hu: tuple[float, float]
 
     def draw(self, seed: int) -> Lesions | None:
         """What is painted into the sample with this seed; None if nothing is."""
@@ -201,8 +204,9 @@ class PaintLesions:
         share, mask = self.replaced(self._aerated(hu, lung), lesions)
         added = share * (lesions.tissue_hu - hu).clamp_min(0)
         noise = share * lesions.noise_hu * device_noise(hu.shape, lesions.rng, hu)
+        painted = ((hu + added + noise).clamp(*self.clip_hu) - self.mean) / self.std
         # Where nothing is painted not a bit changes.
-        new = torch.where(share > 0, image[0] + (added + noise) / self.std, image[0])
+        new = torch.where(share > 0, painted, image[0])
         return new[None], mask
 
     def _aerated(self, hu: Tensor, lung: Tensor) -> Tensor:

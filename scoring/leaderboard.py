@@ -119,10 +119,7 @@ def _table(task: str, scores: pd.DataFrame, phantom: bool, notes: list[str]) -> 
     rows = []
     for number, key in enumerate(ordered, start=1):
         own = means[(means["variant"] == key[0]) & (means["algorithm"] == key[1])]
-        values = {
-            (row.part, row.label, row.metric): percent(row.mean_, row.std)
-            for row in own.rename(columns={"mean": "mean_"}).itertuples()
-        }
+        values = _shown(own)
         rank = str(number) if key[0] == OFFICIAL else ""
         name = key[1] + ("" if key[0] == OFFICIAL else f", {CLEAN}")
         cells = [values.get(place, EMPTY) for place in places]
@@ -161,15 +158,20 @@ def _places(means: pd.DataFrame) -> list[tuple[str, str, str]]:
     return [(part, label, metric) for part, label in order for metric in _METRICS]
 
 
+def _shown(means: pd.DataFrame) -> dict[tuple[str, str, str], str]:
+    """Mean and std of each part, label and metric as a table prints them."""
+    return {
+        (row["part"], row["label"], row["metric"]): percent(row["mean"], row["std"])
+        for row in means.to_dict("records")
+    }
+
+
 def _published_rows(task: str, places: list[tuple[str, str, str]]) -> list[Row]:
     published = published_benchmark(task)
     averages = published[published["fold"] == AVERAGE]
-    rows = []
+    rows: list[Row] = []
     for method, of_method in averages.groupby("method", sort=False):
-        values = {
-            (row.part, row.label, row.metric): percent(row.mean_, row.std)
-            for row in of_method.rename(columns={"mean": "mean_"}).itertuples()
-        }
+        values = _shown(of_method)
         cells = [values.get(place, EMPTY) for place in places]
         if any(cell != EMPTY for cell in cells):
             rows.append(Row(("", f"{method} (published)", "", *cells), new_block=not rows))

@@ -26,7 +26,7 @@ from covidseg.engine.segmentation import with_precision
 from covidseg.engine.task_data import read_part
 from covidseg.generalization.build import open_generalising_run
 from covidseg.generalization.config import GeneralizationRecipe
-from covidseg.generalization.gap import IN_DOMAIN, gap_table
+from covidseg.generalization.gap import IN_DOMAIN, gap_report
 from covidseg.generalization.sources import source_parts
 from covidseg.trainers import domain_generalization
 from covidseg.trainers.evaluation import predict_part, score_part
@@ -207,12 +207,9 @@ def report(protocol: Protocol, scores: pd.DataFrame) -> str:
     for form in ("md", "csv", "tex"):
         write_tables(tables, protocol.out / f"task2.{form}", form)
     report_figures(scores, protocol.out / "figures", missing="worst")
-    gap = gap_table(scores)
-    gap.to_csv(protocol.out / "gap.csv", index=False)
-    title = "Gap between in-domain and unseen test, DSC in percent"
-    phantom = "PHANTOM DATA, no patients: " if scores["phantom"].any() else ""
-    shown = gap.to_string(index=False, na_rep="", float_format=lambda v: f"{v:.1f}")
-    return f"{render_tables(tables, 'md')}\n{phantom}{title}\n\n{shown}\n"
+    gap = gap_report(scores)
+    write_tables([gap], protocol.out / "gap.csv", "csv")
+    return render_tables([*tables, gap], "md")
 
 
 def run(protocol: Protocol) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from covidseg.generalization.gap import gap_table
+from covidseg.generalization.gap import gap_report, gap_table
 
 
 def score(algorithm, part, case, dsc):
@@ -35,6 +35,14 @@ def test_by_hand():
     assert found.loc[plain, "closed"] == pytest.approx(0)
     # 65 of 40 to 80: five eighths.
     assert found.loc[gin, "closed"] == pytest.approx(62.5)
+
+
+def test_the_report():
+    rows = [("plain, this source", "test_in_domain", "a", 0.9)]
+    rows.append(("plain, this source", "test_covid", "c", 0.3))
+    printed = gap_report(scores(*rows)).markdown()
+    assert "PHANTOM DATA" in printed
+    assert "| plain, this source | 90.0 | 30.0 | 0.0 |" in printed
 
 
 def test_no_baseline_and_no_gap():

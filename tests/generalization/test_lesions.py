@@ -13,13 +13,13 @@ from scipy import ndimage
 
 from covidseg.generalization.lesions import Focus, LesionConfig, Lesions, PaintLesions
 
-MEAN, STD = -600.0, 300.0
+MEAN, STD, CLIP = -600.0, 300.0, (-1000.0, 200.0)
 SIZES = {2: (64, 80), 3: (20, 48, 56)}
 SPACING = {2: (2.0, 1.5), 3: (4.0, 2.0, 1.5)}
 
 
 def painter(dimensions=2, **changes):
-    return PaintLesions(LesionConfig(**changes), SPACING[dimensions], MEAN, STD)
+    return PaintLesions(LesionConfig(**changes), SPACING[dimensions], MEAN, STD, CLIP)
 
 
 def lungs(dimensions):
@@ -59,6 +59,10 @@ def test_a_ball_of_consolidation_by_hand(dimensions):
     assert hu.min().item() == pytest.approx(-800, abs=0.01)
     step = np.prod(SPACING[dimensions])
     ball = np.pi * 12**2 if dimensions == 2 else 4 / 3 * np.pi * 12**3
+    # As scans are clipped, so is what is painted.
+    narrow = dataclasses.replace(painter(dimensions), clip_hu=(-1000.0, -300.0))
+    clipped, _ = narrow.paint(image, lung, one_ball(dimensions, solid=1.0))
+    assert (clipped[0] * STD + MEAN).max().item() == pytest.approx(-300, abs=0.01)
     # Its centre is at the border, so that up to half of it is cut off.
     assert 0.2 * ball < mask.sum().item() * step < 1.05 * ball
 

@@ -56,7 +56,7 @@ def test_from_training_to_the_table(sources_hub, tmp_path, capsys):
     assert "3D U-Net (published)" in shown
     assert "92.2" in shown  # the published left lung
     assert "batch-norm, this source" in shown
-    assert "Gap between in-domain and unseen test" in shown
+    assert "The gap between in-domain and unseen test" in shown
     scores = read_scores(tmp_path / "out" / "scores.csv")
     counts = scores.groupby(["algorithm", "part"])["case_id"].nunique()
     assert set(counts) == {10, 20}
