@@ -245,14 +245,32 @@ def load_predictor(network: nn.Module, run_or_checkpoint: str | Path) -> Path:
     return path
 
 
+def filled(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested configuration with what it lacks taken from another."""
+    result = dict(config)
+    for name, default in defaults.items():
+        if name not in result:
+            result[name] = default
+        elif isinstance(default, Mapping) and isinstance(result[name], Mapping):
+            result[name] = filled(result[name], default)
+    return result
+
+
 def refuse_other_config(
-    checkpoint: Path, config: Mapping[str, Any], *, free: frozenset[str] = frozenset()
+    checkpoint: Path,
+    config: Mapping[str, Any],
+    *,
+    free: frozenset[str] = frozenset(),
+    defaults: Mapping[str, Any] | None = None,
 ) -> None:
     """Raise ConfigError where a checkpoint was trained with another configuration.
 
-    ``free`` are dotted names that may differ, because they do not change what is computed.
+    ``free`` are dotted names that may differ, because they do not change what is computed;
+    ``defaults`` the configuration with nothing set. A value that recipes did not have when the
+    checkpoint was written had its default's effect then.
     """
-    found = differences(read_description(checkpoint)["config"], config)
+    before = filled(read_description(checkpoint)["config"], defaults or {})
+    found = differences(before, config)
     found = [line for line in found if line.split(":", 1)[0] not in free]
     if found:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""

@@ -265,7 +265,12 @@ class _Run:
         if checkpoint is None:
             self.method.on_train_start(self.accelerator)
             return
-        refuse_other_config(checkpoint, self.config, free=frozenset(free_keys(self.recipe)))
+        refuse_other_config(
+            checkpoint,
+            self.config,
+            free=frozenset(free_keys(self.recipe)),
+            defaults=as_mapping(type(self.recipe)(name=self.recipe.name)),
+        )
         for name, network in self.saved.items():
             load_network(network, checkpoint / f"{name}.safetensors")
         state = read_training_state(checkpoint)

@@ -175,7 +175,7 @@ def _failure(job: Job, code: int, logs: Path) -> TrainingError:
 
 def _last_line(path: Path) -> str:
     lines = [line for line in _lines(path) if line.strip()]
-    return lines[-1].strip() if lines else "it said nothing"
+    return lines[-1].strip().rstrip(".") if lines else "it said nothing"
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -4,6 +4,7 @@ import builtins
 import csv
 import errno
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -60,6 +61,23 @@ def test_two_processes_cannot_train_the_same_run(tmp_path):
             tiny_run.run(run_dir)
         assert {path.name for path in run_dir.iterdir()} == {".lock"}
     tiny_run.run(run_dir)
+
+
+def test_a_value_that_recipes_got_since_does_not_stop_a_run(finished, tmp_path):
+    _, result = finished
+    old = tmp_path / "old"
+    shutil.copytree(result.run_dir, old, symlinks=True)
+    said = old / "checkpoints" / result.checkpoint.name / "checkpoint.json"
+    description = json.loads(said.read_text())
+    del description["config"]["train"]["accumulate"]
+    del description["config"]["loss"]
+    said.write_text(json.dumps(description))
+    tiny_run.run(old, recipe=with_train(validate_every=1), resume=True)
+    # What was set since is not what had effect then.
+    del description["config"]["train"]["ema"]
+    said.write_text(json.dumps(description))
+    with pytest.raises(ConfigError, match=r"train\.ema: None before, now 0\.9"):
+        tiny_run.run(old, recipe=with_train(validate_every=1), resume=True)
 
 
 def test_run_folder(finished):
