@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BASELINE = "plain, this source"
+LEAST = 2.0
 IN_DOMAIN = "test_in_domain"
 
 
@@ -32,8 +33,8 @@ def gap_table(scores: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
     pandas.DataFrame
         One row a task, unseen part and method: ``in_domain``, ``unseen``, both in percent, the mean
         over labels of the mean over cases, and ``closed``, the share of the baseline's gap in
-        percent: (unseen − baseline's unseen) / (baseline's in-domain − baseline's unseen). Empty
-        where the baseline has no gap.
+        percent: (unseen − baseline's unseen) / (baseline's in-domain − baseline's unseen). NaN
+        where the baseline's gap is below `LEAST` points, of which no share can be told.
     """
     import pandas as pd
 
@@ -51,7 +52,7 @@ def gap_table(scores: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
         own = means.get((task, IN_DOMAIN, algorithm), math.nan)
         before = means.get((task, part, baseline), math.nan)
         gap = means.get((task, IN_DOMAIN, baseline), math.nan) - before
-        closed = 100 * (unseen - before) / gap if gap > 0 else math.nan
+        closed = 100 * (unseen - before) / gap if gap >= LEAST else math.nan
         rows.append([task, part, algorithm, own, unseen, closed])
     return pd.DataFrame(rows, columns=[*place, "in_domain", "unseen", "closed"])
 
@@ -70,7 +71,7 @@ def gap_report(scores: pd.DataFrame) -> Table:
     notes = (
         "DSC in percent, the mean over labels of the mean over cases; a case without a score is 0.",
         f"Gap closed: of the distance from the unseen to the in-domain DSC of '{BASELINE}', the "
-        "share by which a method's unseen DSC is above that one's; nothing where there is no gap.",
+        f"share by which a method's unseen DSC is above that one's; nothing below {LEAST:g} points.",
     )
     return Table(
         "The gap between in-domain and unseen test",

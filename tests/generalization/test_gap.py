@@ -54,3 +54,9 @@ def test_no_baseline_and_no_gap():
         ("plain, this source", "test_covid", "c", 0.6),
     ))  # fmt: skip
     assert upside_down["closed"].isna().all()
+    tiny = gap_table(scores(
+        ("plain, this source", "test_in_domain", "a", 0.91),
+        ("plain, this source", "test_covid", "c", 0.90),
+        ("gin, this source", "test_covid", "c", 0.88),
+    ))  # fmt: skip
+    assert tiny["closed"].isna().all()
