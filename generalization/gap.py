@@ -71,7 +71,7 @@ def gap_report(scores: pd.DataFrame) -> Table:
     notes = (
         "DSC in percent, the mean over labels of the mean over cases; a case without a score is 0.",
         f"Gap closed: of the distance from the unseen to the in-domain DSC of '{BASELINE}', the "
-        f"share by which a method's unseen DSC is above that one's; nothing below {LEAST:g} points.",
+        f"share by which a method's unseen DSC is above that one's; none below {LEAST:g} points.",
     )
     return Table(
         "The gap between in-domain and unseen test",
