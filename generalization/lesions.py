@@ -253,19 +253,20 @@ class PaintLesions:
         chances = self._chances(lung).flatten().cumsum(0)
         wanted = chances[-1] * chances.new_tensor([focus.place for focus in foci])
         centres = torch.searchsorted(chances, wanted, right=True).clamp_max(lung.numel() - 1)
-        shape = [-1] + [1] * lung.ndim
-        radius = lung.new_tensor([f.mean_radius_mm for f in foci], dtype=torch.float32)
-        depths = (1 - self._squared_radius(lung, centres, foci).sqrt()) * radius.reshape(shape)
         # Decided on the device, without asking it how much lung there is.
         content = math.pi if lung.ndim == 2 else 4 / 3 * math.pi
         sizes = [content * focus.radii_mm.prod() / np.prod(self.spacing_mm) for focus in foci]
         before = lung.new_tensor(np.cumsum([0, *sizes[:-1]]).tolist(), dtype=torch.float32)
-        counts = (before < lung.sum() * lesions.involved).reshape(shape)
-        depths = torch.where(counts, depths, _NOWHERE)
+        counts = before < lung.sum() * lesions.involved
+        radius = lung.new_tensor([f.mean_radius_mm for f in foci], dtype=torch.float32)
         solid = lung.new_tensor([focus.solid for focus in foci], dtype=torch.float32)
-        cores = depths - ((1 - solid) * 1.2 * radius).reshape(shape)
-        cores = torch.where(solid.reshape(shape) > 0, cores, _NOWHERE)
-        return depths.amax(0), cores.amax(0)
+        above_core = torch.where(solid > 0, (1 - solid) * 1.2 * radius, -_NOWHERE)
+        shape = [-1] + [1] * lung.ndim
+        # In place: these are the only fields as large as all lesions together.
+        depths = self._squared_radius(lung, centres, foci).sqrt_().mul_(-radius.reshape(shape))
+        depths += torch.where(counts, radius, _NOWHERE).reshape(shape)
+        depth = depths.amax(0)
+        return depth, depths.sub_(above_core.reshape(shape)).amax(0)
 
     def _chances(self, lung: Tensor) -> Tensor:
         """How likely each voxel is a lesion's centre, up to a factor; float64."""
@@ -288,14 +289,14 @@ class PaintLesions:
             centres = centres // length
             places = [-1 if a == axis else 1 for a in range(lung.ndim)]
             from_centre.insert(0, (steps.float() * spacing).reshape(len(steps), *places))
-        square = torch.zeros((), device=lung.device)
+        square = torch.zeros(len(foci), *lung.shape, device=lung.device)
         for i, a in enumerate(from_centre):
             # Ordered so that all but the last sum are over few axes.
             across = form[:, i, i] * a
             for j in range(i + 1, lung.ndim):
                 across = across + 2 * form[:, i, j] * from_centre[j]
-            square = square + a * across
-        return square.clamp_min(0)
+            square.addcmul_(a, across)
+        return square.clamp_min_(0)
 
     def _noise(self, lung: Tensor, rng: np.random.Generator, scale_mm: float) -> Tensor:
         """Smooth noise of about unit variance whose control points are ``scale_mm`` apart."""
