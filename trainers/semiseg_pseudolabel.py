@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # a recipe's value may be the beginning of an option
         epilog="Every value of the recipe can be given too: --train.epochs 5; docs/recipes.md "
         "lists them.",
     )

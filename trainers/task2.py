@@ -231,6 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # a recipe's value may be the beginning of an option
         epilog="Every value of the recipes can be given too: --train.epochs 5.",
     )
     parser.add_argument("--subtasks", nargs="+", default=list(SOURCES), choices=list(SOURCES))
