@@ -53,18 +53,30 @@ def raw(tmp_path_factory) -> Path:
     return folder
 
 
+def wait_until_it_speaks(build: subprocess.Popen, log: Path) -> None:
+    """Until it says something, it is Python that starts."""
+    while not log.stat().st_size and build.poll() is None:
+        time.sleep(0.01)
+
+
 @pytest.mark.slow
 def test_interrupted_at_random_it_ends_and_the_next_build_completes(raw, tmp_path):
-    out = tmp_path / "hub"
+    log = tmp_path / "log"
+    with open(log, "wb") as stream:
+        build = start(raw, tmp_path / "undisturbed", stream)
+    wait_until_it_speaks(build, log)
+    began = time.monotonic()
+    assert build.wait(60) == 0, log.read_text()
+    lasts = time.monotonic() - began
+
     rng = random.Random(0)
     endings = []
     for number in range(3):
-        log = tmp_path / f"log{number}"
+        out, log = tmp_path / f"hub{number}", tmp_path / f"log{number}"
         with open(log, "wb") as stream:
             build = start(raw, out, stream)
-        while not log.stat().st_size and build.poll() is None:
-            time.sleep(0.01)  # until it says something, it is Python that starts
-        time.sleep(rng.uniform(0, 1.5))
+        wait_until_it_speaks(build, log)
+        time.sleep(rng.uniform(0, 0.6 * lasts))
         os.killpg(build.pid, signal.SIGINT)
         endings.append(build.wait(SECONDS_TO_END))
         said = log.read_text()
@@ -77,8 +89,8 @@ def test_interrupted_at_random_it_ends_and_the_next_build_completes(raw, tmp_pat
             read_nifti(path)
     assert INTERRUPTED in endings
 
-    with open(tmp_path / "log", "wb") as stream:
-        assert start(raw, out, stream).wait(60) == 0, (tmp_path / "log").read_text()
+    with open(log, "wb") as stream:
+        assert start(raw, out, stream).wait(60) == 0, log.read_text()
     assert (out / "README.md").is_file()
     assert len(list(out.rglob("*.nii.gz"))) >= 40  # scans and masks
     assert not [path for path in out.rglob(".*") if path.name.startswith((".part-", ".old-"))]
