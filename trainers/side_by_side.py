@@ -1,7 +1,7 @@
 """Several trainings at once on one machine, each in a process of its own.
 
 Small networks leave most of a machine idle: two trainings side by side with one core each get
-nearly twice as far as one training with two, and each GPU can have its own.
+farther together than one training with two, and each GPU can have its own.
 """
 
 from __future__ import annotations
