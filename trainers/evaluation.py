@@ -19,6 +19,7 @@ from covidseg.scoring.folder import score_folder
 
 if TYPE_CHECKING:
     import pandas as pd
+    from accelerate import Accelerator
 
 
 def predict_part(
@@ -84,6 +85,37 @@ def score_part(
         workers=workers,
         progress=False,
     )
+
+
+def measure(
+    predictor: Predictor | Ensemble,
+    part: Part,
+    predictions: Path,
+    scores: Path,
+    accelerator: Accelerator,
+    *,
+    algorithm: str,
+) -> pd.DataFrame | None:
+    """Predict a part by all processes and score it once; its scores, on the main process.
+
+    Predictions and a score file that are there already are kept.
+    """
+    from covidseg.scoring.scores import read_scores, write_scores
+
+    for fault in predict_part(
+        predictor,
+        part,
+        predictions,
+        rank=accelerator.process_index,
+        processes=accelerator.num_processes,
+    ):
+        print(f"not segmented: {fault}")
+    accelerator.wait_for_everyone()
+    if not accelerator.is_main_process:
+        return None
+    if not scores.exists():
+        write_scores(score_part(part, predictions, algorithm=algorithm), scores)
+    return read_scores(scores)
 
 
 def extremes(scores: pd.DataFrame, label: str) -> Sequence[str]:

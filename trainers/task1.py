@@ -23,7 +23,7 @@ from covidseg.engine.runs import open_runs, read_run
 from covidseg.engine.segmentation import SegmentationRecipe, with_precision
 from covidseg.engine.task_data import part_names, read_part
 from covidseg.trainers import supervised
-from covidseg.trainers.evaluation import extremes, predict_part, score_part
+from covidseg.trainers.evaluation import extremes, measure
 from covidseg.trainers.options import run_main
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ class Protocol:
 
 def run_fold(protocol: Protocol, recipe_name: str, fold: int) -> pd.DataFrame | None:
     """Train, predict and score one fold; the scores, on the main process."""
-    from covidseg.scoring.scores import read_scores, write_scores
 
     folder = protocol.out / recipe_name / f"fold{fold}"
     recipe = load_recipe(
@@ -56,11 +55,7 @@ def run_fold(protocol: Protocol, recipe_name: str, fold: int) -> pd.DataFrame | 
     )
     recipe = with_precision(recipe)
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
-    main, rank, processes = (
-        accelerator.is_main_process,
-        accelerator.process_index,
-        accelerator.num_processes,
-    )
+    main = accelerator.is_main_process
     done = manifest.read(folder)
     if done is None or done["status"] != "complete":
         if main:
@@ -73,16 +68,17 @@ def run_fold(protocol: Protocol, recipe_name: str, fold: int) -> pd.DataFrame | 
             continue
         part = read_part(protocol.hub, recipe.data.name, name)
         predictions = folder / "predictions" / name
-        faults = predict_part(predictor, part, predictions, rank=rank, processes=processes)
-        for fault in faults:
-            print(f"not segmented: {fault}")
-        accelerator.wait_for_everyone()
-        if main:
-            scores = folder / f"scores-{name}.csv"
-            if not scores.exists():
-                algorithm = f"{recipe.network.dimensions}D U-Net (this run)"
-                write_scores(score_part(part, predictions, algorithm=algorithm), scores)
-            frames.append(read_scores(scores))
+        algorithm = f"{recipe.network.dimensions}D U-Net (this run)"
+        found = measure(
+            predictor,
+            part,
+            predictions,
+            folder / f"scores-{name}.csv",
+            accelerator,
+            algorithm=algorithm,
+        )
+        if found is not None:
+            frames.append(found)
     if not main:
         return None
     import pandas as pd

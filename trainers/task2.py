@@ -29,7 +29,7 @@ from covidseg.generalization.config import GeneralizationRecipe
 from covidseg.generalization.gap import IN_DOMAIN, gap_report
 from covidseg.generalization.sources import source_parts
 from covidseg.trainers import domain_generalization
-from covidseg.trainers.evaluation import predict_part, score_part
+from covidseg.trainers.evaluation import measure
 from covidseg.trainers.options import run_main
 
 if TYPE_CHECKING:
@@ -151,7 +151,6 @@ def arms(
 
 def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
     """Train, predict and score one arm; the scores, on the main process."""
-    from covidseg.scoring.scores import read_scores, write_scores
 
     folder = protocol.out / arm.subtask / arm.source / arm.method / f"seed{arm.seed}"
     words = [*protocol.overrides, *arm.words(), f"--data.hub={protocol.hub}"]
@@ -159,11 +158,7 @@ def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
         load_recipe(f"task2-{arm.subtask}", protocol.profile, words, GeneralizationRecipe)
     )
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
-    main, rank, processes = (
-        accelerator.is_main_process,
-        accelerator.process_index,
-        accelerator.num_processes,
-    )
+    main = accelerator.is_main_process
     done = manifest.read(folder)
     if done is None or done["status"] != "complete":
         if main:
@@ -180,15 +175,16 @@ def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
             # The unseen tests are the same for all sources: predicted once.
             place = f"{configuration}-{name}" if name == IN_DOMAIN else name
             predictions = folder / "predictions" / place
-            faults = predict_part(predictor, part, predictions, rank=rank, processes=processes)
-            for fault in faults:
-                print(f"not segmented: {fault}")
-            accelerator.wait_for_everyone()
-            if main:
-                scores = folder / f"scores-{configuration}-{name}.csv"
-                if not scores.exists():
-                    write_scores(score_part(part, predictions, algorithm=arm.algorithm), scores)
-                frames.append(read_scores(scores))
+            found = measure(
+                predictor,
+                part,
+                predictions,
+                folder / f"scores-{configuration}-{name}.csv",
+                accelerator,
+                algorithm=arm.algorithm,
+            )
+            if found is not None:
+                frames.append(found)
     if not main:
         return None
     import pandas as pd

@@ -25,7 +25,7 @@ from covidseg.engine.segmentation import with_precision
 from covidseg.engine.task_data import part_names, read_part
 from covidseg.generalization.sources import source_parts
 from covidseg.trainers import transfer
-from covidseg.trainers.evaluation import predict_part, score_part
+from covidseg.trainers.evaluation import measure
 from covidseg.trainers.options import run_main
 from covidseg.trainers.transfer import TransferRecipe, open_transfer_run
 
@@ -56,8 +56,6 @@ def run_fold(
     protocol: Protocol, subtask: str, source: str, method: str, fold: int
 ) -> pd.DataFrame | None:
     """Train, predict and score one fold; the scores, on the main process."""
-    from covidseg.scoring.scores import read_scores, write_scores
-
     # Without the source it is the same training for all of them.
     folder = protocol.out / subtask / ("" if method == "alone" else source) / method / f"fold{fold}"
     words = [
@@ -73,11 +71,7 @@ def run_fold(
         load_recipe(f"task3-{subtask}", protocol.profile, words, TransferRecipe)
     )
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
-    main, rank, processes = (
-        accelerator.is_main_process,
-        accelerator.process_index,
-        accelerator.num_processes,
-    )
+    main = accelerator.is_main_process
     done = manifest.read(folder)
     if done is None or done["status"] != "complete":
         if main:
@@ -93,15 +87,16 @@ def run_fold(
         dataset = part.rows[0].dataset if inside else transfer.COVID
         predictor = open_transfer_run(folder, dataset, device=accelerator.device)
         predictions = folder / "predictions" / name
-        faults = predict_part(predictor, part, predictions, rank=rank, processes=processes)
-        for fault in faults:
-            print(f"not segmented: {fault}")
-        accelerator.wait_for_everyone()
-        if main:
-            scores = folder / f"scores-{part.configuration}-{name}.csv"
-            if not scores.exists():
-                write_scores(score_part(part, predictions, algorithm=method), scores)
-            frames.append(read_scores(scores))
+        found = measure(
+            predictor,
+            part,
+            predictions,
+            folder / f"scores-{part.configuration}-{name}.csv",
+            accelerator,
+            algorithm=method,
+        )
+        if found is not None:
+            frames.append(found)
     if not main:
         return None
     import pandas as pd
