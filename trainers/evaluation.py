@@ -88,7 +88,7 @@ def score_part(
 
 
 def measure(
-    predictor: Predictor | Ensemble,
+    predictor: Predictor | Ensemble | AdaptedPredictor,
     part: Part,
     predictions: Path,
     scores: Path,
