@@ -131,3 +131,9 @@ def read(run_dir: Path) -> dict[str, Any] | None:
         return json.loads((run_dir / FILE_NAME).read_text())
     except (OSError, ValueError):
         return None
+
+
+def is_complete(run_dir: Path) -> bool:
+    """Whether the folder holds a run that was trained to its end."""
+    manifest = read(run_dir)
+    return manifest is not None and manifest["status"] == "complete"

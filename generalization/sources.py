@@ -36,6 +36,7 @@ def read_sources(
     configurations: Sequence[str],
     *,
     part: str = "train",
+    cases: Sequence[str] = (),
     one_class: bool = False,
     tested: Sequence[str] = (),
     overlap: Literal["refuse", "leave_out"] = "refuse",
@@ -51,6 +52,8 @@ def read_sources(
         The sources, such as ``task2-structseg-lung``.
     part
         The part of each that is learnt from.
+    cases
+        The cases of the first source's part that are learnt from; all of them where empty.
     one_class, tested, overlap
         See `covidseg.generalization.config.SourcesConfig`.
     without_covid
@@ -59,7 +62,8 @@ def read_sources(
     Raises
     ------
     ConfigError
-        A source is missing in the repository, is named twice, or labels something else.
+        A source is missing in the repository, lacks a case of ``cases``, is named twice, or labels
+        something else.
     SplitError
         A labelled scan with COVID-19 is among them, a patient stands in a test part, or one scan
         is there twice with different labels.
@@ -69,6 +73,8 @@ def read_sources(
     for name in configurations:
         source_parts(hub, name)
     parts = [read_part(hub, name, part) for name in configurations]
+    if cases:
+        parts[0] = parts[0].chosen(cases)
     if without_covid:
         require_without_covid(case for source in parts for case in source.cases)
     _require_one_meaning(parts, one_class)

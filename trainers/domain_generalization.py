@@ -37,6 +37,7 @@ def run(recipe: GeneralizationRecipe, out: Path, *, resume: bool = False) -> Res
         recipe.data.hub,
         [recipe.data.name, *recipe.sources.more],
         part=recipe.data.part,
+        cases=recipe.data.cases,
         one_class=recipe.sources.one_class,
         tested=recipe.sources.tested,
         overlap=recipe.sources.overlap,

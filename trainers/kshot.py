@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from covidseg.core.progress import progress_bar
-from covidseg.engine import manifest
 from covidseg.engine.recipes import load_recipe
 from covidseg.engine.runs import open_runs
 from covidseg.engine.segmentation import SegmentationRecipe
@@ -25,7 +24,7 @@ from covidseg.fewshot.curve import algorithm, curve_figure, curve_table
 from covidseg.fewshot.kshot import DRAWS, SHOTS, draw, reverse
 from covidseg.trainers.evaluation import predict_part, score_part
 from covidseg.trainers.options import run_main
-from covidseg.trainers.side_by_side import Job, run_side_by_side
+from covidseg.trainers.side_by_side import Job, run_side_by_side, unfinished
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,8 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name = f"draw{number}-{algorithm(shots)}"
         return Job(name, [*trainer, "--recipe", recipe, *profile, *words], [(run, steps)])
 
-    jobs = [job(*point) for point in points if not _is_complete(folder(*point))]
-    run_side_by_side(jobs, options.out / recipe / "logs")
+    run_side_by_side(unfinished([job(*point) for point in points]), options.out / recipe / "logs")
     frames = []
     for number, shots in progress_bar(points, desc="predicting", unit="run", leave=False):
         part = read_part(options.hub, reverse(number, options.subtask), "test")
@@ -75,11 +73,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"not segmented: {fault}")
         frames.append(score_part(part, predictions, algorithm=algorithm(shots), workers=1))
     report(frames, options.out / recipe)
-
-
-def _is_complete(run: Path) -> bool:
-    done = manifest.read(run)
-    return done is not None and done["status"] == "complete"
 
 
 def report(frames: Sequence, out: Path) -> None:

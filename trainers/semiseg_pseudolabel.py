@@ -79,8 +79,7 @@ def finished(run: Path) -> Path:
     ConfigError
         It is not there, or not trained to its end.
     """
-    said = manifest.read(run)
-    if said is None or said["status"] != "complete":
+    if not manifest.is_complete(run):
         raise ConfigError(
             "holds no finished teacher",
             path=run,

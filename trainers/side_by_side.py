@@ -21,6 +21,7 @@ import torch
 
 from covidseg.core.errors import ConfigError, TrainingError
 from covidseg.core.progress import progress_bar
+from covidseg.engine import manifest
 from covidseg.engine.monitor import LOG
 
 PATIENCE_SECONDS = 60
@@ -65,6 +66,11 @@ def _last_step(log: Path) -> int:
         return int(rows[-2]["step"]) if len(rows) > 1 else 0
 
 
+def is_alone() -> bool:
+    """Whether no launcher has started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", 1)) == 1
+
+
 def places(jobs: int) -> list[dict[str, str]]:
     """Environments of as many jobs as go at once: one a GPU, or the processor's cores shared out.
 
@@ -73,7 +79,7 @@ def places(jobs: int) -> list[dict[str, str]]:
     ConfigError
         This process is one of several that a launcher started.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if not is_alone():
         raise ConfigError(
             "was started as one of several processes, but starts its trainings itself",
             expected="one process, which puts a training on each GPU, or on each core",
@@ -87,6 +93,11 @@ def places(jobs: int) -> list[dict[str, str]]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     count = max(1, min(jobs, cores or 1))
     return [{"OMP_NUM_THREADS": str((cores or 1) // count)} for _ in range(count)]
+
+
+def unfinished(jobs: Sequence[Job]) -> list[Job]:
+    """Of jobs that do nothing but train, those whose last run is not complete."""
+    return [job for job in jobs if not manifest.is_complete(job.runs[-1][0])]
 
 
 def run_side_by_side(jobs: Sequence[Job], logs: Path) -> None:

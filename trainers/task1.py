@@ -1,11 +1,12 @@
 """Task 1 of the COVID-19-CT-Seg-Benchmark: learn from 4 annotated scans, test on 16, five folds.
 
     python trainers/task1.py --profile demo --hub data/hub --out runs/task1
-    accelerate launch trainers/task1.py --profile full ...          (several GPUs)
+    accelerate launch trainers/task1.py --profile full ...   (each training on all GPUs)
 
-Trains every fold of every subtask, predicts the test parts (and MosMed's, for infection), scores
-them and prints the benchmark's tables with the published rows beneath. What is done is kept: an
-interrupted call goes on where it was when it is given again.
+Trains every fold of every subtask, side by side on the GPUs or cores there are, predicts the test
+parts (and MosMed's, for infection), scores them and prints the benchmark's tables with the
+published rows beneath. What is done is kept: an interrupted call goes on where it was when it is
+given again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from covidseg.engine import manifest
 from covidseg.engine.distributed import start_processes
@@ -25,6 +26,7 @@ from covidseg.engine.task_data import part_names, read_part
 from covidseg.trainers import supervised
 from covidseg.trainers.evaluation import extremes, measure
 from covidseg.trainers.options import run_main
+from covidseg.trainers.side_by_side import Job, is_alone, run_side_by_side, unfinished
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,23 +45,58 @@ class Protocol:
     out: Path
 
 
-def run_fold(protocol: Protocol, recipe_name: str, fold: int) -> pd.DataFrame | None:
-    """Train, predict and score one fold; the scores, on the main process."""
+@dataclass(frozen=True)
+class Fold:
+    """One training: a recipe of Task 1 on a fold's four cases."""
 
-    folder = protocol.out / recipe_name / f"fold{fold}"
-    recipe = load_recipe(
-        recipe_name,
-        protocol.profile,
-        [*protocol.overrides, "--data.fold", str(fold), "--data.hub", str(protocol.hub)],
-        SegmentationRecipe,
+    recipe_name: str
+    number: int
+
+
+def folds(protocol: Protocol) -> list[Fold]:
+    """All trainings of the protocol, in the order of the tables."""
+    return [
+        Fold(f"task1-{subtask}-{dimensions}", number)
+        for dimensions in protocol.dimensions
+        for subtask in protocol.subtasks
+        for number in protocol.folds
+    ]
+
+
+def run_folder(protocol: Protocol, fold: Fold) -> Path:
+    """Where a fold's run lies."""
+    return protocol.out / fold.recipe_name / f"fold{fold.number}"
+
+
+def job(protocol: Protocol, fold: Fold) -> Job:
+    """A fold's training as a process of its own."""
+    words = _words(protocol, fold)
+    recipe = load_recipe(fold.recipe_name, protocol.profile, words, SegmentationRecipe)
+    run = run_folder(protocol, fold)
+    arguments = ["-m", "covidseg.trainers.supervised", "--resume", "--out", str(run)]
+    profile = ["--profile", protocol.profile] if protocol.profile else []
+    return Job(
+        f"{fold.recipe_name}-fold{fold.number}",
+        [*arguments, "--recipe", fold.recipe_name, *profile, *words],
+        [(run, recipe.train.steps)],
     )
-    recipe = with_precision(recipe)
+
+
+def _words(protocol: Protocol, fold: Fold) -> list[str]:
+    return [*protocol.overrides, f"--data.fold={fold.number}", f"--data.hub={protocol.hub}"]
+
+
+def run_fold(protocol: Protocol, fold: Fold) -> pd.DataFrame | None:
+    """Train a fold, if that is not done, predict and score; the scores, on the main process."""
+    folder = run_folder(protocol, fold)
+    recipe = with_precision(
+        load_recipe(fold.recipe_name, protocol.profile, _words(protocol, fold), SegmentationRecipe)
+    )
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
     main = accelerator.is_main_process
-    done = manifest.read(folder)
-    if done is None or done["status"] != "complete":
+    if not manifest.is_complete(folder):
         if main:
-            print(f"{recipe_name}, fold {fold}: training", flush=True)
+            print(f"{fold.recipe_name}, fold {fold.number}: training", flush=True)
         supervised.run(recipe, folder, resume=True)
     predictor = open_runs([folder], device=accelerator.device)
     frames = []
@@ -100,14 +137,14 @@ def report(protocol: Protocol, scores: pd.DataFrame) -> str:
     return render_tables(tables, "md")
 
 
-def picture(protocol: Protocol, recipe_name: str, fold: int, scores: pd.DataFrame) -> None:
+def picture(protocol: Protocol, fold: Fold, scores: pd.DataFrame) -> None:
     """Draw the best, the median and the worst case of a fold's test part, by its last label."""
     from covidseg.engine.cache import read_training_case
     from covidseg.imaging.nifti import read_nifti
     from covidseg.registry.read import to_hu
     from covidseg.trainers.overlays import Shown, draw_overlays
 
-    folder = protocol.out / recipe_name / f"fold{fold}"
+    folder = run_folder(protocol, fold)
     recipe: SegmentationRecipe = read_run(folder)
     part = read_part(protocol.hub, recipe.data.name, "test")
     label = recipe.data.labels[-1]
@@ -127,7 +164,7 @@ def picture(protocol: Protocol, recipe_name: str, fold: int, scores: pd.DataFram
                 prediction,
             )
         )
-    stem = protocol.out / "figures" / f"{recipe_name}-fold{fold}-overlays"
+    stem = protocol.out / "figures" / f"{fold.recipe_name}-fold{fold.number}-overlays"
     draw_overlays(shown, recipe.data.labels, stem, phantom=part.phantom)
 
 
@@ -135,15 +172,17 @@ def run(protocol: Protocol) -> None:
     """Run the protocol; print the tables and where everything lies."""
     import pandas as pd
 
-    frames: list[Any] = []
-    for dimensions in protocol.dimensions:
-        for subtask in protocol.subtasks:
-            recipe_name = f"task1-{subtask}-{dimensions}"
-            for fold in protocol.folds:
-                scores = run_fold(protocol, recipe_name, fold)
-                if scores is not None:
-                    picture(protocol, recipe_name, fold, scores)
-                    frames.append(scores)
+    chosen = folds(protocol)
+    if is_alone():
+        run_side_by_side(
+            unfinished([job(protocol, fold) for fold in chosen]), protocol.out / "logs"
+        )
+    frames: list[pd.DataFrame] = []
+    for fold in chosen:
+        scores = run_fold(protocol, fold)
+        if scores is not None:
+            picture(protocol, fold, scores)
+            frames.append(scores)
     if frames:
         print(report(protocol, pd.concat(frames, ignore_index=True)))
         print(f"Per-case scores, tables and figures: {protocol.out}")

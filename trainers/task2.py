@@ -2,13 +2,13 @@
 
     python trainers/task2.py --profile demo --hub data/hub --out runs/task2
     python trainers/task2.py --profile full --subtasks lung --methods plain gin-ipa slaug ...
-    accelerate launch trainers/task2.py --profile full ...          (several GPUs)
+    accelerate launch trainers/task2.py --profile full ...   (each training on all GPUs)
 
 Trains every source alone, as published, and all together (sampled evenly by source), with each
-method; predicts the in-domain and the unseen tests, scores them, and prints the benchmark's tables
-with the published rows beneath, paired comparisons, and how much of the gap between in-domain and
-unseen test each method closes. What is done is kept: an interrupted call goes on where it was when
-it is given again.
+method, side by side on the GPUs or cores there are; predicts the in-domain and the unseen tests,
+scores them, and prints the benchmark's tables with the published rows beneath, paired comparisons,
+and how much of the gap between in-domain and unseen test each method closes. What is done is kept:
+an interrupted call goes on where it was when it is given again.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from covidseg.generalization.sources import source_parts
 from covidseg.trainers import domain_generalization
 from covidseg.trainers.evaluation import measure
 from covidseg.trainers.options import run_main
+from covidseg.trainers.side_by_side import Job, is_alone, run_side_by_side, unfinished
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,18 +150,39 @@ def arms(
     return tuple(found)
 
 
-def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
-    """Train, predict and score one arm; the scores, on the main process."""
+def run_folder(protocol: Protocol, arm: Arm) -> Path:
+    """Where an arm's run lies."""
+    return protocol.out / arm.subtask / arm.source / arm.method / f"seed{arm.seed}"
 
-    folder = protocol.out / arm.subtask / arm.source / arm.method / f"seed{arm.seed}"
-    words = [*protocol.overrides, *arm.words(), f"--data.hub={protocol.hub}"]
-    recipe = with_precision(
-        load_recipe(f"task2-{arm.subtask}", protocol.profile, words, GeneralizationRecipe)
+
+def job(protocol: Protocol, arm: Arm) -> Job:
+    """An arm's training as a process of its own."""
+    run = run_folder(protocol, arm)
+    arguments = ["-m", "covidseg.trainers.domain_generalization", "--resume", "--out", str(run)]
+    profile = ["--profile", protocol.profile] if protocol.profile else []
+    return Job(
+        "-".join([arm.subtask, arm.source, arm.method, f"seed{arm.seed}"]),
+        [*arguments, "--recipe", f"task2-{arm.subtask}", *profile, *_words(protocol, arm)],
+        [(run, _recipe(protocol, arm).train.steps)],
     )
+
+
+def _words(protocol: Protocol, arm: Arm) -> list[str]:
+    return [*protocol.overrides, *arm.words(), f"--data.hub={protocol.hub}"]
+
+
+def _recipe(protocol: Protocol, arm: Arm) -> GeneralizationRecipe:
+    words = _words(protocol, arm)
+    return load_recipe(f"task2-{arm.subtask}", protocol.profile, words, GeneralizationRecipe)
+
+
+def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
+    """Train an arm, if that is not done, predict and score; the scores, on the main process."""
+    folder = run_folder(protocol, arm)
+    recipe = with_precision(_recipe(protocol, arm))
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
     main = accelerator.is_main_process
-    done = manifest.read(folder)
-    if done is None or done["status"] != "complete":
+    if not manifest.is_complete(folder):
         if main:
             print(f"{arm.subtask}, {arm.source}, {arm.method}: training", flush=True)
         domain_generalization.run(recipe, folder, resume=True)
@@ -215,6 +237,10 @@ def run(protocol: Protocol) -> None:
     # All that is missing is said before the first training, not after hours of it.
     for name in dict.fromkeys(n for arm in protocol.arms for n in [*arm.learnt, *arm.tested]):
         source_parts(protocol.hub, name)
+    if is_alone():
+        run_side_by_side(
+            unfinished([job(protocol, arm) for arm in protocol.arms]), protocol.out / "logs"
+        )
     found = [run_arm(protocol, arm) for arm in protocol.arms]
     frames = [frame for frame in found if frame is not None]
     if frames:

@@ -2,12 +2,12 @@
 
     python trainers/task3.py --profile demo --hub data/hub --out runs/task3
     python trainers/task3.py --profile full --sources msd-tumour --methods alone finetune heads
-    accelerate launch trainers/task3.py --profile full ...          (several GPUs)
+    accelerate launch trainers/task3.py --profile full ...   (each training on all GPUs)
 
-Trains every fold of every source with each method, all for the same number of steps; `alone` is
-Task 1 at the same fold. Predicts the source's held-out cases, the 16 COVID-19 scans and, for
-infection, MosMed; scores them and prints the benchmark's tables with the published rows beneath and
-paired comparisons. What is done is kept.
+Trains every fold of every source with each method, all for the same number of steps, side by side
+on the GPUs or cores there are; `alone` is Task 1 at the same fold. Predicts the source's held-out
+cases, the 16 COVID-19 scans and, for infection, MosMed; scores them and prints the benchmark's
+tables with the published rows beneath and paired comparisons. What is done is kept.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from covidseg.generalization.sources import source_parts
 from covidseg.trainers import transfer
 from covidseg.trainers.evaluation import measure
 from covidseg.trainers.options import run_main
+from covidseg.trainers.side_by_side import Job, is_alone, run_side_by_side, unfinished
 from covidseg.trainers.transfer import TransferRecipe, open_transfer_run
 
 if TYPE_CHECKING:
@@ -52,30 +53,77 @@ class Protocol:
     out: Path
 
 
-def run_fold(
-    protocol: Protocol, subtask: str, source: str, method: str, fold: int
-) -> pd.DataFrame | None:
-    """Train, predict and score one fold; the scores, on the main process."""
-    # Without the source it is the same training for all of them.
-    folder = protocol.out / subtask / ("" if method == "alone" else source) / method / f"fold{fold}"
-    words = [
-        # The published joint training draws cases, whatever their source.
-        f"--patch.by_source={str(method not in ('alone', 'joint')).lower()}",
-        *protocol.overrides,
-        f"--data.configuration=task3-{source}",
-        f"--data.fold={fold}",
-        f"--data.hub={protocol.hub}",
-        f"--transfer.method={method}",
+@dataclass(frozen=True)
+class Arm:
+    """One training: a method, with a source, on a fold."""
+
+    subtask: str
+    source: str
+    method: str
+    fold: int
+
+    def words(self) -> list[str]:
+        """The recipe's values that make it what it is, as on a command line."""
+        return [
+            f"--data.configuration=task3-{self.source}",
+            f"--data.fold={self.fold}",
+            f"--transfer.method={self.method}",
+        ]
+
+
+def arms(protocol: Protocol) -> list[Arm]:
+    """All trainings of the protocol, in the order of the tables."""
+    return [
+        Arm(subtask, source, method, fold)
+        for subtask, source in protocol.sources
+        for method in protocol.methods
+        for fold in protocol.folds
     ]
-    recipe = with_precision(
-        load_recipe(f"task3-{subtask}", protocol.profile, words, TransferRecipe)
+
+
+def run_folder(protocol: Protocol, arm: Arm) -> Path:
+    """Where an arm's run lies. Without the source it is the same training for all of them."""
+    place = protocol.out / arm.subtask / ("" if arm.method == "alone" else arm.source)
+    return place / arm.method / f"fold{arm.fold}"
+
+
+def job(protocol: Protocol, arm: Arm) -> Job:
+    """An arm's training as a process of its own."""
+    run, recipe = run_folder(protocol, arm), _recipe(protocol, arm)
+    arguments = ["-m", "covidseg.trainers.transfer", "--resume", "--out", str(run)]
+    profile = ["--profile", protocol.profile] if protocol.profile else []
+    return Job(
+        "-".join(run.relative_to(protocol.out).parts),
+        [*arguments, "--recipe", f"task3-{arm.subtask}", *profile, *_words(protocol, arm)],
+        transfer.stages(recipe, run),
     )
+
+
+def _words(protocol: Protocol, arm: Arm) -> list[str]:
+    # The published joint training draws cases, whatever their source.
+    by_source = str(arm.method not in ("alone", "joint")).lower()
+    return [
+        f"--patch.by_source={by_source}",
+        *protocol.overrides,
+        *arm.words(),
+        f"--data.hub={protocol.hub}",
+    ]
+
+
+def _recipe(protocol: Protocol, arm: Arm) -> TransferRecipe:
+    words = _words(protocol, arm)
+    return load_recipe(f"task3-{arm.subtask}", protocol.profile, words, TransferRecipe)
+
+
+def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
+    """Train an arm, if that is not done, predict and score; the scores, on the main process."""
+    folder, method = run_folder(protocol, arm), arm.method
+    recipe = with_precision(_recipe(protocol, arm))
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
     main = accelerator.is_main_process
-    done = manifest.read(folder)
-    if done is None or done["status"] != "complete":
+    if not manifest.is_complete(folder):
         if main:
-            print(f"{source}, {method}, fold {fold}: training", flush=True)
+            print(f"{arm.source}, {method}, fold {arm.fold}: training", flush=True)
         transfer.run(recipe, folder, resume=True)
     frames = []
     for name in part_names(protocol.hub, recipe.data.name):
@@ -126,12 +174,11 @@ def run(protocol: Protocol) -> None:
     for _, source in protocol.sources:
         for fold in protocol.folds:
             source_parts(protocol.hub, f"task3-{source}-fold{fold}")
-    found = [
-        run_fold(protocol, subtask, source, method, fold)
-        for subtask, source in protocol.sources
-        for method in protocol.methods
-        for fold in protocol.folds
-    ]
+    chosen = arms(protocol)
+    if is_alone():
+        jobs = {run_folder(protocol, arm): job(protocol, arm) for arm in chosen}
+        run_side_by_side(unfinished(list(jobs.values())), protocol.out / "logs")
+    found = [run_arm(protocol, arm) for arm in chosen]
     frames = [frame for frame in found if frame is not None]
     if frames:
         print(report(protocol, pd.concat(frames, ignore_index=True)))

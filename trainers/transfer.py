@@ -32,16 +32,18 @@ from covidseg.engine.segmentation import (
     cached_cases,
     new_network,
     planned,
+    training_part,
     training_stream,
     with_precision,
 )
-from covidseg.engine.task_data import Part, read_part
+from covidseg.engine.task_data import Part
 from covidseg.engine.validation import DiceValidation
 from covidseg.generalization.heterogeneous import Channels, OfDataset, PartlyLabelled
 from covidseg.inference.predictor import Predictor
 from covidseg.trainers.options import parse, run_main
 
 COVID = "covid-ct-seg"
+PRETRAINED = "pretrained"  # folder of the run on the source alone, in the run's folder
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def run(recipe: TransferRecipe, out: Path, *, resume: bool = False) -> Result:
     ``finetune`` leaves the run on the source alone in ``out/pretrained``.
     """
     recipe = with_precision(recipe)
-    part = read_part(recipe.data.hub, recipe.data.name, recipe.data.part)
+    part = training_part(recipe.data)
     source, covid = _of(part, covid=False), _of(part, covid=True)
     method = recipe.transfer.method
     if method == "alone":
@@ -100,20 +102,32 @@ def run(recipe: TransferRecipe, out: Path, *, resume: bool = False) -> Result:
     return _stage(recipe, part, out, resume=resume)
 
 
+def stages(recipe: TransferRecipe, out: Path) -> list[tuple[Path, int]]:
+    """The runs that a recipe trains, in their order, and the steps of each."""
+    if recipe.transfer.method != "finetune":
+        return [(out, recipe.train.steps)]
+    tuning = _tuning_epochs(recipe) * recipe.train.steps_per_epoch
+    return [(out / PRETRAINED, recipe.train.steps - tuning), (out, tuning)]
+
+
+def _tuning_epochs(recipe: TransferRecipe) -> int:
+    share = recipe.transfer.finetune_share
+    last = round(recipe.train.epochs * share)
+    if not 0 < last < recipe.train.epochs:
+        raise ConfigError(
+            f"transfer.finetune_share is {share} of {recipe.train.epochs} epochs",
+            expected="at least an epoch on the source and one on the COVID-19 scans",
+        )
+    return last
+
+
 def _finetune(
     recipe: TransferRecipe, source: Part, covid: Part, out: Path, *, resume: bool
 ) -> Result:
-    chosen = recipe.transfer
-    last = round(recipe.train.epochs * chosen.finetune_share)
-    if not 0 < last < recipe.train.epochs:
-        raise ConfigError(
-            f"transfer.finetune_share is {chosen.finetune_share} of {recipe.train.epochs} epochs",
-            expected="at least an epoch on the source and one on the COVID-19 scans",
-        )
+    chosen, last = recipe.transfer, _tuning_epochs(recipe)
     first = dataclasses.replace(recipe.train, epochs=recipe.train.epochs - last)
-    before = out / "pretrained"
-    done = manifest.read(before)
-    if not (resume and done is not None and done["status"] == "complete"):
+    before = out / PRETRAINED
+    if not (resume and manifest.is_complete(before)):
         _stage(dataclasses.replace(recipe, train=first), source, before, resume=resume)
     # The same grid, patch and network, or the weights would not fit.
     plan = read_run(before, TransferRecipe)
