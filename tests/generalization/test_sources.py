@@ -145,3 +145,10 @@ def test_a_missing_source_is_named_with_the_way_to_it(hub):
 def test_a_source_named_twice(hub):
     with pytest.raises(ConfigError, match="named twice"):
         hub("task2-structseg-lung", "task2-structseg-lung")
+
+
+def test_chosen_cases_are_of_the_first_source(hub):
+    learnt = hub("task2-structseg-lung", "task2-nsclc-lung", cases=["train_2"])
+    assert [case.case_id for case in learnt.cases] == ["train_2", "LUNG1-001", "LUNG1-002"]
+    with pytest.raises(ConfigError, match="has no case 'train_9'"):
+        hub("task2-structseg-lung", cases=["train_9"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from covidseg.core.errors import ConfigError, TrainingError
 from covidseg.trainers import side_by_side
-from covidseg.trainers.side_by_side import Job, places, run_side_by_side
+from covidseg.trainers.side_by_side import Job, places, run_side_by_side, unfinished
 
 TRAINS = "import pathlib, sys; p = pathlib.Path(sys.argv[1]); p.mkdir(); "
 LOGS = "(p / 'log.csv').write_text('step,loss\\n1,0.5\\n4,0.4\\n')"
@@ -30,6 +31,14 @@ def test_all_jobs_are_done(tmp_path):
     assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == [
         "fold0.log", "fold1.log", "fold2.log",
     ]  # fmt: skip
+
+
+def test_a_training_to_its_end_is_finished(tmp_path):
+    jobs = [job(name, tmp_path / name, LOGS) for name in ("complete", "running", "absent")]
+    for name in ("complete", "running"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(json.dumps({"status": name}))
+    assert [one.name for one in unfinished(jobs)] == ["running", "absent"]
 
 
 def test_half_a_line_of_the_log_is_not_counted(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from covidseg.core.errors import ConfigError
 from covidseg.engine.runs import read_run
 from covidseg.imaging.volume import Volume
-from covidseg.trainers.transfer import TransferRecipe, main, open_transfer_run
+from covidseg.trainers.transfer import TransferRecipe, main, open_transfer_run, stages
 
 SMALL = [
     "--profile=demo", "--patch.size=[32,32]", "--patch.batch_size=4", "--network.features=[4,8]",
@@ -63,7 +64,17 @@ def test_finetune_goes_on_from_the_source(transfer, tmp_path):
         for folder in (run / "pretrained", run)
     ]
     assert counts == [40, 4]
+    recipe = replace(second, train=replace(second.train, epochs=2))
+    assert stages(recipe, run) == [(run / "pretrained", 2), (run, 2)]
     transfer(run, "--resume")  # all is done: nothing happens
+
+
+@pytest.mark.slow
+def test_chosen_cases_are_learnt_from(transfer, tmp_path):
+    words = ["--transfer.method=alone", "--data.cases=[coronacases_007]"]
+    run = transfer(tmp_path / "run", *words)
+    learnt = json.loads((run / "manifest.json").read_text())["data"]["train"]["cases"]
+    assert list(learnt) == ["coronacases_007"]
 
 
 def test_what_is_refused(transfer, tmp_path):
