@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         trainer = ["-m", "covidseg.trainers.pseudolabel", "--resume", "--out", str(run)]
         return Job(name, [*trainer, "--teacher", str(teacher), *chosen], phases(recipe, run))
 
-    run_side_by_side([job(fold) for fold in (*FOLDS, None)], options.out / "logs")
+    run_side_by_side([job(fold) for fold in (None, *FOLDS)], options.out / "logs")
     teachers = cross_validated(options.teachers, options.hub, "teacher")
     students = cross_validated(options.out, options.hub, options.recipe)
     print(f"Teachers: {summary(teachers)}")

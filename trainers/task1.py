@@ -24,8 +24,9 @@ from covidseg.engine.runs import open_runs, read_run
 from covidseg.engine.segmentation import SegmentationRecipe, with_precision
 from covidseg.engine.task_data import part_names, read_part
 from covidseg.trainers import supervised
-from covidseg.trainers.evaluation import extremes, measure
+from covidseg.trainers.evaluation import measure
 from covidseg.trainers.options import run_main
+from covidseg.trainers.report import draw_extremes, write_report
 from covidseg.trainers.side_by_side import Job, is_alone, run_side_by_side, unfinished
 
 if TYPE_CHECKING:
@@ -123,54 +124,11 @@ def run_fold(protocol: Protocol, fold: Fold) -> pd.DataFrame | None:
     return pd.concat(frames, ignore_index=True)
 
 
-def report(protocol: Protocol, scores: pd.DataFrame) -> str:
-    """Write tables, figures and per-case scores below ``protocol.out``; the tables as text."""
-    from covidseg.scoring.scores import write_scores
-    from covidseg.scoring.tables import render_tables, write_tables
-    from covidseg.scoring.tables_report import report_figures, report_tables
-
-    write_scores(scores, protocol.out / "scores.csv")
-    tables = report_tables(scores, missing="worst")
-    for form in ("md", "csv", "tex"):
-        write_tables(tables, protocol.out / f"task1.{form}", form)
-    report_figures(scores, protocol.out / "figures", missing="worst")
-    return render_tables(tables, "md")
-
-
-def picture(protocol: Protocol, fold: Fold, scores: pd.DataFrame) -> None:
-    """Draw the best, the median and the worst case of a fold's test part, by its last label."""
-    from covidseg.engine.cache import read_training_case
-    from covidseg.imaging.nifti import read_nifti
-    from covidseg.registry.read import to_hu
-    from covidseg.trainers.overlays import Shown, draw_overlays
-
-    folder = run_folder(protocol, fold)
-    recipe: SegmentationRecipe = read_run(folder)
-    part = read_part(protocol.hub, recipe.data.name, "test")
-    label = recipe.data.labels[-1]
-    of_test = scores[scores["part"] == "test"]
-    cases = {case.case_id: case for case in part.cases}
-    shown = []
-    for place, case_id in zip(("best", "median", "worst"), extremes(of_test, label), strict=False):
-        image, annotation = read_training_case(cases[case_id])
-        dsc = of_test[(of_test["case_id"] == case_id) & (of_test["label"] == label)]["dsc"].iloc[0]
-        prediction = read_nifti(folder / "predictions" / "test" / f"{case_id}.nii.gz")
-        assert annotation is not None
-        shown.append(
-            Shown(
-                f"{place}: {case_id}, DSC {dsc:.3f}",
-                to_hu(image, cases[case_id].intensity),
-                annotation,
-                prediction,
-            )
-        )
-    stem = protocol.out / "figures" / f"{fold.recipe_name}-fold{fold.number}-overlays"
-    draw_overlays(shown, recipe.data.labels, stem, phantom=part.phantom)
-
-
 def run(protocol: Protocol) -> None:
     """Run the protocol; print the tables and where everything lies."""
     import pandas as pd
+
+    from covidseg.scoring.tables import render_tables
 
     chosen = folds(protocol)
     if is_alone():
@@ -181,11 +139,19 @@ def run(protocol: Protocol) -> None:
     for fold in chosen:
         scores = run_fold(protocol, fold)
         if scores is not None:
-            picture(protocol, fold, scores)
+            _draw(protocol, fold, scores)
             frames.append(scores)
     if frames:
-        print(report(protocol, pd.concat(frames, ignore_index=True)))
+        scores = pd.concat(frames, ignore_index=True)
+        print(render_tables(write_report(scores, protocol.out, "task1", compare=False), "md"))
         print(f"Per-case scores, tables and figures: {protocol.out}")
+
+
+def _draw(protocol: Protocol, fold: Fold, scores: pd.DataFrame) -> None:
+    folder = run_folder(protocol, fold)
+    part = read_part(protocol.hub, read_run(folder).data.name, "test")
+    stem = protocol.out / "figures" / f"{fold.recipe_name}-fold{fold.number}-overlays"
+    draw_extremes(part, folder / "predictions" / part.name, scores, stem)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

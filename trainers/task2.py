@@ -31,6 +31,7 @@ from covidseg.generalization.sources import source_parts
 from covidseg.trainers import domain_generalization
 from covidseg.trainers.evaluation import measure
 from covidseg.trainers.options import run_main
+from covidseg.trainers.report import draw_extremes, write_report
 from covidseg.trainers.side_by_side import Job, is_alone, run_side_by_side, unfinished
 
 if TYPE_CHECKING:
@@ -207,6 +208,8 @@ def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
             )
             if found is not None:
                 frames.append(found)
+                stem = "-".join([*folder.relative_to(protocol.out).parts, place, "overlays"])
+                draw_extremes(part, predictions, found, protocol.out / "figures" / stem)
     if not main:
         return None
     import pandas as pd
@@ -214,19 +217,13 @@ def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
     return pd.concat(frames, ignore_index=True)
 
 
-def report(protocol: Protocol, scores: pd.DataFrame) -> str:
-    """Write tables, figures and per-case scores below ``protocol.out``; the tables as text."""
-    from covidseg.scoring.scores import write_scores
+def report(scores: pd.DataFrame, out: Path) -> str:
+    """Write tables, figures and per-case scores into ``out``; the tables as text."""
     from covidseg.scoring.tables import render_tables, write_tables
-    from covidseg.scoring.tables_report import report_figures, report_tables
 
-    write_scores(scores, protocol.out / "scores.csv")
-    tables = report_tables(scores, missing="worst", compare=True)
-    for form in ("md", "csv", "tex"):
-        write_tables(tables, protocol.out / f"task2.{form}", form)
-    report_figures(scores, protocol.out / "figures", missing="worst")
+    tables = write_report(scores, out, "task2", compare=True)
     gap = gap_report(scores)
-    write_tables([gap], protocol.out / "gap.csv", "csv")
+    write_tables([gap], out / "gap.csv", "csv")
     return render_tables([*tables, gap], "md")
 
 
@@ -244,7 +241,7 @@ def run(protocol: Protocol) -> None:
     found = [run_arm(protocol, arm) for arm in protocol.arms]
     frames = [frame for frame in found if frame is not None]
     if frames:
-        print(report(protocol, pd.concat(frames, ignore_index=True)))
+        print(report(pd.concat(frames, ignore_index=True), protocol.out))
         print(f"Per-case scores, tables and figures: {protocol.out}")
 
 

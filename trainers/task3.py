@@ -27,6 +27,7 @@ from covidseg.generalization.sources import source_parts
 from covidseg.trainers import transfer
 from covidseg.trainers.evaluation import measure
 from covidseg.trainers.options import run_main
+from covidseg.trainers.report import draw_extremes, write_report
 from covidseg.trainers.side_by_side import Job, is_alone, run_side_by_side, unfinished
 from covidseg.trainers.transfer import TransferRecipe, open_transfer_run
 
@@ -145,6 +146,8 @@ def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
         )
         if found is not None:
             frames.append(found)
+            stem = "-".join([*folder.relative_to(protocol.out).parts, name, "overlays"])
+            draw_extremes(part, predictions, found, protocol.out / "figures" / stem)
     if not main:
         return None
     import pandas as pd
@@ -152,23 +155,11 @@ def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
     return pd.concat(frames, ignore_index=True)
 
 
-def report(protocol: Protocol, scores: pd.DataFrame) -> str:
-    """Write tables, figures and per-case scores below ``protocol.out``; the tables as text."""
-    from covidseg.scoring.scores import write_scores
-    from covidseg.scoring.tables import render_tables, write_tables
-    from covidseg.scoring.tables_report import report_figures, report_tables
-
-    write_scores(scores, protocol.out / "scores.csv")
-    tables = report_tables(scores, missing="worst", compare=True)
-    for form in ("md", "csv", "tex"):
-        write_tables(tables, protocol.out / f"task3.{form}", form)
-    report_figures(scores, protocol.out / "figures", missing="worst")
-    return render_tables(tables, "md")
-
-
 def run(protocol: Protocol) -> None:
     """Run the protocol; print the tables and where everything lies."""
     import pandas as pd
+
+    from covidseg.scoring.tables import render_tables
 
     # All that is missing is said before the first training, not after hours of it.
     for _, source in protocol.sources:
@@ -181,7 +172,8 @@ def run(protocol: Protocol) -> None:
     found = [run_arm(protocol, arm) for arm in chosen]
     frames = [frame for frame in found if frame is not None]
     if frames:
-        print(report(protocol, pd.concat(frames, ignore_index=True)))
+        scores = pd.concat(frames, ignore_index=True)
+        print(render_tables(write_report(scores, protocol.out, "task3", compare=True), "md"))
         print(f"Per-case scores, tables and figures: {protocol.out}")
 
 
