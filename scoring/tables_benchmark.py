@@ -52,6 +52,7 @@ def benchmark_tables(
     published: bool = True,
     missing: Missing = "refuse",
     bootstrap: Bootstrap | None = DEFAULT_BOOTSTRAP,
+    repetition: str = "Fold",
 ) -> list[Table]:
     """One table a subtask, rows by method and fold, columns by part, label and metric.
 
@@ -67,6 +68,8 @@ def benchmark_tables(
         (`covidseg.scoring.tables_values`).
     bootstrap
         How the intervals of the averages are drawn; None leaves them out.
+    repetition
+        What the numbers in the column ``fold`` are called: seeds, where that is what was repeated.
 
     Raises
     ------
@@ -88,7 +91,7 @@ def benchmark_tables(
     for task, of_task in summary.groupby("task", sort=True):
         theirs = _chosen(published_benchmark(str(task)), of_task) if published else None
         notes = [
-            *_reading_notes(str(task), of_task, bootstrap),
+            *_reading_notes(str(task), of_task, bootstrap, repetition.lower()),
             *variant_notes,
             policy_note(policy, missing, of_task[of_task["fold"] == AVERAGE]),
             *_published_notes(theirs, phantom),
@@ -97,9 +100,9 @@ def benchmark_tables(
         tables.append(
             Table(
                 title=f"{_title(str(task))} ({task})",
-                header=_header(columns),
+                header=_header(columns, repetition),
                 rows=tuple(
-                    _own_rows(of_task, columns, missing, bootstrap)
+                    _own_rows(of_task, columns, missing, bootstrap, repetition)
                     + ([] if theirs is None else _published_rows(theirs, columns))
                 ),
                 notes=tuple(notes),
@@ -147,10 +150,10 @@ def _columns(summary: pd.DataFrame) -> list[_Column]:
     return columns
 
 
-def _header(columns: list[_Column]) -> tuple[tuple[str, ...], ...]:
+def _header(columns: list[_Column], repetition: str) -> tuple[tuple[str, ...], ...]:
     parts = {column[:2] for column in columns}
     many_datasets = len({part for part, _ in parts}) < len(parts)
-    header = [("", "", "Method"), ("", "", "Fold")]
+    header = [("", "", "Method"), ("", "", repetition)]
     for part, dataset, label, metric in columns:
         place = PARTS.get(part, part) + (f" {dataset}" if many_datasets and dataset else "")
         header.append(
@@ -164,7 +167,11 @@ def _header(columns: list[_Column]) -> tuple[tuple[str, ...], ...]:
 
 
 def _own_rows(
-    summary: pd.DataFrame, columns: list[_Column], missing: Missing, bootstrap: Bootstrap | None
+    summary: pd.DataFrame,
+    columns: list[_Column],
+    missing: Missing,
+    bootstrap: Bootstrap | None,
+    repetition: str,
 ) -> list[Row]:
     rows = []
     for algorithm, of_algorithm in summary.groupby("algorithm", sort=True):
@@ -181,7 +188,7 @@ def _own_rows(
             shown = [*folds, AVERAGE] if variant == OFFICIAL else [AVERAGE]
             for fold in shown:
                 cells = [_own_cell(found, fold, column, missing) for column in columns]
-                name = (average if fold == AVERAGE else f"Fold {fold}") + suffix
+                name = (average if fold == AVERAGE else f"{repetition} {fold}") + suffix
                 rows.append(Row((named, name, *cells), new_block=bool(named)))
                 named = ""
             if bootstrap is not None:
@@ -254,7 +261,9 @@ def _title(task: str) -> str:
     return next((subtask.title for subtask in SUBTASKS if subtask.name == task), task)
 
 
-def _reading_notes(task: str, summary: pd.DataFrame, bootstrap: Bootstrap | None) -> list[str]:
+def _reading_notes(
+    task: str, summary: pd.DataFrame, bootstrap: Bootstrap | None, repetition: str
+) -> list[str]:
     tolerances: dict[float, list[str]] = {}
     for label in dict.fromkeys(summary["label"]):
         tolerances.setdefault(nsd_tolerance_mm(task, label), []).append(label_title(label).lower())
@@ -263,15 +272,17 @@ def _reading_notes(task: str, summary: pd.DataFrame, bootstrap: Bootstrap | None
         for tolerance, names in sorted(tolerances.items())
     )
     notes = [
-        f"DSC and NSD in percent, mean±std; NSD at {nsd}. A fold's std is the sample standard "
-        "deviation over its cases; the average is the mean of the fold means, its std is over all "
-        "(fold, case) pairs together, as in the published tables. n counts the values in the mean."
+        f"DSC and NSD in percent, mean±std; NSD at {nsd}. A {repetition}'s std is the sample "
+        f"standard deviation over its cases; the average is the mean of the {repetition} means, "
+        f"its std is over all ({repetition}, case) pairs together, as in the published tables. n "
+        "counts the values in the mean."
     ]
     averages = summary[summary["fold"] == AVERAGE]
     largest = (averages["mean"] - averages["mean_over_cases"]).abs().max()
     if largest >= 0.0005:
         notes.append(
-            "Some folds hold fewer values than others, so that the mean over all (fold, case) "
+            f"Some {repetition}s hold fewer values than others, so that the mean over all "
+            f"({repetition}, case) "
             f"pairs is another; it differs by at most {100 * largest:.1f} and stands in the CSV as "
             "mean_over_cases."
         )

@@ -32,6 +32,7 @@ def report_tables(
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
     per_case: bool = False,
     compare: bool = False,
+    repetition: str = "Fold",
 ) -> list[Table]:
     """The tables of a style, then paired comparisons and the listing of cases if asked for.
 
@@ -42,8 +43,11 @@ def report_tables(
     """
     if style not in STYLES:
         raise ConfigError(f"style {style!r} is not known", expected=" or ".join(STYLES))
-    make = benchmark_tables if style == "benchmark" else covid1920_tables
-    tables = make(scores, published=published, missing=missing, bootstrap=bootstrap)
+    common = {"published": published, "missing": missing, "bootstrap": bootstrap}
+    if style == "benchmark":
+        tables = benchmark_tables(scores, **common, repetition=repetition)
+    else:
+        tables = covid1920_tables(scores, **common)
     if compare:
         comparisons = compare_methods(
             scores,

@@ -103,8 +103,7 @@ class Arm:
             sources = "no source's lesions"
         else:
             sources = "all sources" if self.source == ALL else "this source"
-        seed = f", seed {self.seed}" if self.seed else ""
-        return f"{self.method}, {sources}{seed}"
+        return f"{self.method}, {sources}"
 
     def words(self) -> list[str]:
         """The recipe's values that make it what it is, as on a command line."""
@@ -214,14 +213,15 @@ def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
         return None
     import pandas as pd
 
-    return pd.concat(frames, ignore_index=True)
+    # The published splits have no folds: the column counts the seeds.
+    return pd.concat(frames, ignore_index=True).assign(fold=arm.seed)
 
 
 def report(scores: pd.DataFrame, out: Path) -> str:
     """Write tables, figures and per-case scores into ``out``; the tables as text."""
     from covidseg.scoring.tables import render_tables, write_tables
 
-    tables = write_report(scores, out, "task2", compare=True)
+    tables = write_report(scores, out, "task2", compare=True, repetition="Seed")
     gap = gap_report(scores)
     write_tables([gap], out / "gap.csv", "csv")
     return render_tables([*tables, gap], "md")

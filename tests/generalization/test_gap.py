@@ -10,7 +10,7 @@ from covidseg.generalization.gap import gap_report, gap_table
 
 def score(algorithm, part, case, dsc):
     return {
-        "task": "task2-nsclc-lung", "algorithm": algorithm, "fold": None, "part": part,
+        "task": "task2-nsclc-lung", "algorithm": algorithm, "fold": 0, "part": part,
         "dataset": part, "case_id": case, "patient_id": case, "label": "left_lung", "dsc": dsc,
         "nave": 1.0, "volume_prediction_ml": 1.0, "volume_reference_ml": 1.0, "status": "ok",
         "message": "", "policy": "undefined", "phantom": True,
@@ -42,7 +42,7 @@ def test_the_report():
     rows.append(("plain, this source", "test_covid", "c", 0.3))
     printed = gap_report(scores(*rows)).markdown()
     assert "PHANTOM DATA" in printed
-    assert "| plain, this source | 90.0 | 30.0 | 0.0 |" in printed
+    assert "| plain, this source | 90.0 | 30.0 | 0.0 | 0.0 |" in printed
 
 
 def test_no_baseline_and_no_gap():
@@ -60,3 +60,17 @@ def test_no_baseline_and_no_gap():
         ("gin, this source", "test_covid", "c", 0.88),
     ))  # fmt: skip
     assert tiny["closed"].isna().all()
+
+
+def test_each_seed_has_its_own_share():
+    plain, gin = "plain, this source", "gin, this source"
+    frames = [
+        scores(
+            (plain, "test_in_domain", "a", 0.9), (plain, "test_covid", "c", 0.5),
+            (gin, "test_covid", "c", unseen),
+        ).assign(fold=seed)
+        for seed, unseen in ((0, 0.6), (3, 0.8))
+    ]  # fmt: skip
+    printed = gap_report(pd.concat(frames, ignore_index=True)).markdown()
+    # 10 and 30 of 40 points; together 20 of 40.
+    assert f"| {gin} | – | 70.0 | 50.0 | 25.0, 75.0 |" in printed

@@ -339,6 +339,16 @@ def test_scores_that_cannot_stand_in_a_table(scores, kind, message):
         benchmark_tables(scores, bootstrap=None)
 
 
+def test_seeds_are_called_seeds():
+    (table,) = benchmark_tables(two_folds(), bootstrap=None, repetition="Seed")
+    printed = table.markdown()
+    assert "| Method | Seed |" in printed
+    assert "Seed 0" in printed
+    assert "A seed's std" in printed
+    # The published rows keep their folds.
+    assert "Fold 0" in printed.partition("published")[2]
+
+
 def test_wrong_options():
     with pytest.raises(ConfigError, match="'drop' is not known"):
         benchmark_tables(two_folds(), missing="drop")
