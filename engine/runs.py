@@ -12,7 +12,7 @@ import torch
 from covidseg.core.errors import ConfigError, UnreadableFileError
 from covidseg.engine.checkpoint import load_predictor
 from covidseg.engine.recipes import load_recipe
-from covidseg.engine.segmentation import SegmentationRecipe
+from covidseg.engine.segmentation import SegmentationRecipe, WindowConfig
 from covidseg.inference.ensemble import Ensemble
 from covidseg.inference.predictor import Predictor
 from covidseg.inference.sliding import Sliding
@@ -73,7 +73,13 @@ def open_run(
         tuple(axis for axis in axes if axis < dimensions) if mirrors else (),
         chosen,
         precision,
+        one_piece_values(recipe.window, recipe.data.labels),
     )
+
+
+def one_piece_values(window: WindowConfig, labels: Sequence[str]) -> tuple[int, ...]:
+    """Values of the labels, which are called ``labels`` from 1 on, that are in one piece."""
+    return tuple(value for value, name in enumerate(labels, start=1) if name in window.one_piece)
 
 
 def open_runs(

@@ -141,11 +141,14 @@ class WindowConfig:
         Average over mirrored inputs, along the axes that training mirrors.
     batch_size
         Windows at once; null for as many as patches a step.
+    one_piece
+        Labels of which the largest connected piece alone is predicted, such as a lung's.
     """
 
     overlap: float = 0.5
     mirror: bool = field(default=True, metadata=FREE)
     batch_size: int | None = field(default=None, metadata=FREE)
+    one_piece: tuple[str, ...] = field(default=(), metadata=FREE)
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,12 @@ def planned(
         raise ConfigError(
             f"data.labels is {', '.join(recipe.data.labels)}", expected=", ".join(labels)
         )
+    for name in recipe.window.one_piece:
+        # Networks of several datasets call it <dataset>_<name>.
+        if not any(label == name or label.endswith(f"_{name}") for label in labels):
+            raise ConfigError(
+                f"window.one_piece names {name}", expected="some of " + ", ".join(labels)
+            )
     measured = fingerprint(cases, Path(recipe.data.cache), progress=progress)
     grid = _planned_grid(recipe.grid, measured.spacing_mm, measured)
     network = dataclasses.replace(recipe.network, classes=len(labels) + 1)

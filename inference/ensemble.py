@@ -10,6 +10,7 @@ from torch import Tensor
 
 from covidseg.core.errors import ConfigError
 from covidseg.imaging.volume import Volume
+from covidseg.inference.components import in_one_piece
 from covidseg.inference.predictor import Predictor
 from covidseg.inference.restore import label_map, likeliest, upright_shape
 from covidseg.registry.cases import HU, Intensity
@@ -51,13 +52,20 @@ class Ensemble:
         return self.members[0].for_pictures
 
     def predict(self, volume: Volume, intensity: Intensity = HU) -> Volume:
-        """Segment a scan: uint8 labels on exactly the scan's grid."""
+        """Segment a scan: uint8 labels on exactly the scan's grid.
+
+        In one piece is what is so for every member.
+        """
         foreground = self.foreground(volume, intensity)
         labels = torch.empty(foreground.shape[1:], dtype=torch.uint8)
         for plane, found in zip(foreground.unbind(1), labels, strict=True):
             background = 1 - plane.sum(0, keepdim=True)
             found.copy_(likeliest(torch.cat([background, plane])))
-        return label_map(labels.numpy(), volume.shape, volume.affine)
+        labelled = label_map(labels.numpy(), volume.shape, volume.affine)
+        pieces = set.intersection(*(set(member.one_piece) for member in self.members))
+        if not pieces:
+            return labelled
+        return labelled.with_data(in_one_piece(labelled.data, sorted(pieces)))
 
     def foreground(self, volume: Volume, intensity: Intensity = HU) -> Tensor:
         """Mean probabilities of the classes 1, 2, ..., on the upright scan's own grid.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from covidseg.imaging.volume import Volume
+from covidseg.inference.components import in_one_piece
 from covidseg.inference.preprocessing import Prepared, Preprocessing
 from covidseg.inference.restore import restore, scan_planes
 from covidseg.inference.sliding import Slab, Sliding
@@ -38,6 +39,8 @@ class Predictor:
         Channels of the logits, background among them.
     precision
         Of the forward passes; probabilities are float32 either way.
+    one_piece
+        Values of which label maps keep the largest connected piece alone.
     """
 
     networks: Sequence[nn.Module]
@@ -48,6 +51,7 @@ class Predictor:
     mirror_axes: tuple[int, ...] = ()
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: torch.dtype = torch.float32
+    one_piece: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for network in self.networks:
@@ -74,7 +78,13 @@ class Predictor:
         and its preprocessed copy is one window's depth of probabilities.
         """
         prepared = self.preprocessing.image(volume, intensity)
-        return restore(self.slabs(prepared), prepared)
+        return self.finished(restore(self.slabs(prepared), prepared))
+
+    def finished(self, labels: Volume) -> Volume:
+        """A label map with its single pieces."""
+        if not self.one_piece:
+            return labels
+        return labels.with_data(in_one_piece(labels.data, self.one_piece))
 
     def on_scan(self, volume: Volume, intensity: Intensity = HU) -> Iterator[Slab]:
         """Probabilities on the upright scan's own grid, in order; see `scan_planes`."""

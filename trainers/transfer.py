@@ -25,7 +25,7 @@ from covidseg.engine.distributed import start_processes
 from covidseg.engine.loop import Result, train
 from covidseg.engine.losses import build_loss
 from covidseg.engine.method import Method, Supervised
-from covidseg.engine.runs import open_run, read_run
+from covidseg.engine.runs import one_piece_values, open_run, read_run
 from covidseg.engine.segmentation import (
     FixedPatches,
     SegmentationRecipe,
@@ -199,7 +199,11 @@ def open_transfer_run(
     networks: list[nn.Module] = [
         OfDataset(network, channels, dataset, mode) for network in predictor.networks
     ]
-    return dataclasses.replace(predictor, networks=networks, classes=len(targets) + 1)
+    own = [targets[value] for value in sorted(targets)]
+    pieces = one_piece_values(recipe.window, own)
+    return dataclasses.replace(
+        predictor, networks=networks, classes=len(targets) + 1, one_piece=pieces
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

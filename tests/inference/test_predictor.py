@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from covidseg.imaging.volume import Volume
+from covidseg.inference.components import in_one_piece
+from covidseg.inference.ensemble import Ensemble
 from covidseg.inference.predictor import Predictor
 from covidseg.inference.preprocessing import Preprocessing
 from covidseg.inference.sliding import Sliding
@@ -47,6 +51,19 @@ def test_labels_come_on_the_scans_grid(dimensions, window):
     result = predictor.predict(volume)
     np.testing.assert_array_equal(result.data, volume.data > -500)
     np.testing.assert_allclose(result.affine, volume.affine)
+
+
+def test_what_is_in_one_piece_comes_in_one_piece():
+    volume = scan()
+    pieces = in_one_piece((volume.data > -500).astype(np.uint8), [1])
+    assert 0 < pieces.sum() < (volume.data > -500).sum()
+    whole = Predictor([Threshold()], WINDOW, Sliding((4, 8, 8)), one_piece=(1,))
+    np.testing.assert_array_equal(whole.predict(volume).data, pieces)
+    # Two ways of seeing it: in one piece is what both say is.
+    other = replace(whole, sliding=Sliding((6, 6, 6)))
+    np.testing.assert_array_equal(Ensemble([whole, other]).predict(volume).data, pieces)
+    loose = Ensemble([whole, replace(other, one_piece=())])
+    np.testing.assert_array_equal(loose.predict(volume).data, volume.data > -500)
 
 
 def test_an_ensemble_is_the_mean_of_probabilities():
