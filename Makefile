@@ -39,7 +39,7 @@ semiseg semiseg-pseudolabel: PROFILE = cpu
 
 # COVID-19-20 has a repository of its own. POOL adds to the unlabelled scans: folders, or parts of the
 # repository, as '["hub:mosmed/unlabelled"]'.
-FOLDS ?= 0 1 2 3 4
+FOLDS ?= $(if $(DATA),0 1 2 3 4,0 1)
 SEEDS ?= 0 1 2
 POOL  ?= []
 covid1920: $(STAMP) hub-covid1920 ## COVID-19-20: folds, pseudo-labels, students, seen and unseen test (DATA= PROFILE= FOLDS= POOL=)
