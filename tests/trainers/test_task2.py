@@ -20,7 +20,10 @@ def test_every_source_alone_and_all_together():
         ("infection", "structseg-target", "plain"), ("infection", "nsclc-effusion", "plain"),
         ("infection", "all", "plain"), ("infection", "all", "lesions"),
     ]  # fmt: skip
-    assert len({a.algorithm for a in arms(["lung"], ["plain"], None, [0, 1, 2])}) == 6
+    # Seeds are repetitions of one algorithm.
+    seeds = arms(["lung"], ["plain"], None, [0, 1, 2])
+    assert len(seeds) == 9
+    assert {a.algorithm for a in seeds} == {"plain, this source", "plain, all sources"}
     every = Arm("lung", "all", "gin", 0)
     assert every.learnt == every.tested == ["task2-structseg-lung", "task2-nsclc-lung"]
     painted = Arm("infection", "all", "lesions", 0)
@@ -47,7 +50,7 @@ def test_from_training_to_the_table(sources_hub, tmp_path, capsys):
         "--subtasks", "lung", "--sources", "structseg-lung", "--methods", "plain", "batch-norm",
         "--profile", "demo", "--hub", str(sources_hub), "--out", str(tmp_path / "out"),
         f"--data.cache={tmp_path / 'cache'}", "--patch.size=[32,32]", "--patch.batch_size=4",
-        "--network.features=[4,8]", "--train.epochs=1", "--train.steps_per_epoch=2",
+        "--network.features=[4,8]", "--seeds", "3", "--train.epochs=1", "--train.steps_per_epoch=2",
         "--train.workers=0", "--train.mixed_precision=no",
     ]  # fmt: skip
     main(arguments)
@@ -60,6 +63,11 @@ def test_from_training_to_the_table(sources_hub, tmp_path, capsys):
     scores = read_scores(tmp_path / "out" / "scores.csv")
     counts = scores.groupby(["algorithm", "part"])["case_id"].nunique()
     assert set(counts) == {10, 20}
+    assert set(scores["fold"].astype(str)) == {"3"}
+    assert "| Seed 3 |" in shown
+    overlays = sorted(path.name for path in (tmp_path / "out" / "figures").glob("*overlays.png"))
+    assert "lung-structseg-lung-plain-seed3-test_covid-overlays.png" in overlays
+    assert len(overlays) == 4
     assert (tmp_path / "out" / "gap.csv").is_file()
 
 
