@@ -61,15 +61,20 @@ def check(recipe: GeneralizationRecipe, targets: dict[int, str]) -> dict[int, st
             f"generalization.adaptation is batch-norm, network.norm is {recipe.network.norm}",
             expected="network.norm batch",
         )
-    if not chosen.synthetic_lesions:
+    if not chosen.paints:
         return targets
+    if chosen.synthetic_lesions and chosen.lesions_in_lungs:
+        raise ConfigError(
+            "generalization.synthetic_lesions and lesions_in_lungs are both true",
+            expected="one of them: the lesions are learnt, or the lungs",
+        )
     if targets != TARGETS["lung"]:
         raise ConfigError(
-            "generalization.synthetic_lesions paints into lungs, but the sources label "
+            "generalization's lesions are painted into lungs, but the sources label "
             + ", ".join(targets.values()),
             expected="sources that label the lungs: task2-structseg-lung, task2-nsclc-lung",
         )
-    return TARGETS["lesion"]
+    return TARGETS["lesion"] if chosen.synthetic_lesions else targets
 
 
 def completed(recipe: GeneralizationRecipe) -> GeneralizationRecipe:
@@ -86,7 +91,10 @@ def painter(recipe: GeneralizationRecipe) -> PaintLesions:
     assert grid.spacing_mm is not None
     spacing = grid.spacing_mm[3 - recipe.network.dimensions :]
     clip = grid.low, grid.high
-    return PaintLesions(recipe.generalization.lesions, spacing, grid.mean, grid.std, clip)
+    chosen = recipe.generalization
+    return PaintLesions(
+        chosen.lesions, spacing, grid.mean, grid.std, clip, relabel=chosen.synthetic_lesions
+    )
 
 
 def changes(recipe: GeneralizationRecipe) -> list[BatchChange]:
@@ -115,7 +123,7 @@ def generalising_stream(
     """
     stream = training_stream(recipe, cases, provenance)
     assert stream.augment is not None
-    before = [painter(recipe)] if recipe.generalization.synthetic_lesions else []
+    before = [painter(recipe)] if recipe.generalization.paints else []
     every = InTurn((*before, stream.augment, *changes(recipe)))
     return dataclasses.replace(stream, augment=every)
 
@@ -137,7 +145,7 @@ def build_method(recipe: GeneralizationRecipe, network: nn.Module) -> Method:
 def watched_patches(recipe: GeneralizationRecipe, cases: Sequence[CachedCase]) -> SizedDataset:
     """The patches of the training side that a run is watched by, with lesions if it paints them."""
     plain = FixedPatches(recipe, cases)
-    return _Painted(plain, recipe) if recipe.generalization.synthetic_lesions else plain
+    return _Painted(plain, recipe) if recipe.generalization.paints else plain
 
 
 class _Painted:

@@ -52,6 +52,8 @@ class GeneralizationConfig:
         The method: `gin`, `gin-ipa`, `slaug`, `randconv`, `mixstyle`, `bigaug`, or `none`.
     synthetic_lesions
         Learn from lesions painted into the sources' lungs instead of from the sources' labels.
+    lesions_in_lungs
+        Paint them and learn the lungs as labelled: a lung that is consolidated is a lung.
     adaptation
         `batch-norm` takes batch normalisation's statistics from each scan that is predicted; needs
         `network.norm` batch.
@@ -59,6 +61,7 @@ class GeneralizationConfig:
 
     name: MethodName = "none"
     synthetic_lesions: bool = False
+    lesions_in_lungs: bool = False
     adaptation: Literal["none", "batch-norm"] = "none"
     gin: GinConfig = field(default_factory=GinConfig)
     ipa: IpaConfig = field(default_factory=IpaConfig)
@@ -68,6 +71,11 @@ class GeneralizationConfig:
     bigaug: BigAugConfig = field(default_factory=BigAugConfig)
     lesions: LesionConfig = field(default_factory=LesionConfig)
     batch_norm: AdaptationConfig = field(default_factory=AdaptationConfig)
+
+    @property
+    def paints(self) -> bool:
+        """Whether lesions are painted, whatever is learnt of them."""
+        return self.synthetic_lesions or self.lesions_in_lungs
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ class PaintLesions:
     """Paints lesions into batches of lungs; call it before any augmentation.
 
     Takes batches whose labels are lungs (every class above 0) and gives batches whose labels are
-    lesions (1). Works on patches in 2D and 3D, on the device they are on.
+    lesions (1), or the lungs as before. Works on patches in 2D and 3D, on the device they are on.
 
     Parameters
     ----------
@@ -140,6 +140,8 @@ class PaintLesions:
         Of the network's input: Hounsfield units are image·std + mean.
     clip_hu
         What the input is clipped to; what is painted is as well, as a real lesion would have been.
+    relabel
+        Whether the lesions become the labels; else the labels stay.
     """
 
     config: LesionConfig
@@ -147,6 +149,7 @@ class PaintLesions:
     mean: float
     std: float
     clip_hu: tuple[float, float]
+    relabel: bool = True
 
     def draw(self, seed: int) -> Lesions | None:
         """What is painted into the sample with this seed; None if nothing is."""
@@ -180,8 +183,10 @@ class PaintLesions:
             )
         ]
         images, lesions = zip(*painted, strict=True)
-        label = torch.stack(lesions).to(batch["label"].dtype)
-        return {**batch, "image": torch.stack(images), "label": label}
+        painted_batch = {**batch, "image": torch.stack(images)}
+        if self.relabel:
+            painted_batch["label"] = torch.stack(lesions).to(batch["label"].dtype)
+        return painted_batch
 
     def paint(self, image: Tensor, lung: Tensor, lesions: Lesions | None) -> tuple[Tensor, Tensor]:
         """One sample with its lesions, and their mask.

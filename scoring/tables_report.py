@@ -43,11 +43,16 @@ def report_tables(
     """
     if style not in STYLES:
         raise ConfigError(f"style {style!r} is not known", expected=" or ".join(STYLES))
-    common = {"published": published, "missing": missing, "bootstrap": bootstrap}
     if style == "benchmark":
-        tables = benchmark_tables(scores, **common, repetition=repetition)
+        tables = benchmark_tables(
+            scores,
+            published=published,
+            missing=missing,
+            bootstrap=bootstrap,
+            repetition=repetition,
+        )
     else:
-        tables = covid1920_tables(scores, **common)
+        tables = covid1920_tables(scores, published=published, missing=missing, bootstrap=bootstrap)
     if compare:
         comparisons = compare_methods(
             scores,

@@ -52,10 +52,11 @@ METHODS: dict[str, tuple[str, ...]] = {
     # Instance normalisation would undo what MixStyle mixes, and has no statistics to adapt.
     "mixstyle": ("--generalization.name=mixstyle", _BATCH_NORM),
     "batch-norm": ("--generalization.adaptation=batch-norm", _BATCH_NORM),
+    "lesioned-lungs": ("--generalization.lesions_in_lungs=true",),
     "lesions": ("--generalization.synthetic_lesions=true",),
     "lesions-gin": ("--generalization.synthetic_lesions=true", "--generalization.name=gin"),
 }
-DEFAULTS = {"lung": ("plain", "gin"), "infection": ("plain", "lesions")}
+DEFAULTS = {"lung": ("plain", "gin", "lesioned-lungs"), "infection": ("plain", "lesions")}
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,9 @@ def arms(
     for subtask in subtasks:
         for method in methods or DEFAULTS[subtask]:
             paints = method.startswith("lesions")
-            if paints and subtask == "lung":
+            if (paints and subtask == "lung") or (
+                method == "lesioned-lungs" and subtask == "infection"
+            ):
                 continue
             chosen = [ALL] if paints else [*SOURCES[subtask], ALL]
             for source in chosen:
@@ -258,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--methods",
         nargs="+",
         choices=list(METHODS),
-        help="default: plain and gin for lungs, plain and lesions for infection",
+        help="default: plain, gin and lesioned-lungs for lungs, plain and lesions for infection",
     )
     parser.add_argument(
         "--sources",

@@ -195,3 +195,13 @@ def test_a_tumour_is_not_relabelled(dimensions):
         assert torch.equal(made[(0, *core)], image[(0, *core)])
         covered += int(mask.any())
     assert covered == 10
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_lungs_with_lesions_stay_lungs(dimensions):
+    given = batch(dimensions)
+    paint = painter(dimensions, p=1.0)
+    lesions, lung = paint(given), dataclasses.replace(paint, relabel=False)(given)
+    torch.testing.assert_close(lung["image"], lesions["image"], rtol=0, atol=0)
+    torch.testing.assert_close(lung["label"], given["label"], rtol=0, atol=0)
+    assert (lung["image"] != given["image"]).any()

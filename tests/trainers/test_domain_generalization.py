@@ -109,7 +109,11 @@ def test_a_run_that_adapts_predicts_so(train, tmp_path):
         (
             ["--data.configuration=task2-structseg-target",
              "--generalization.synthetic_lesions=true"],
-            ConfigError, "paints into lungs, but the sources label lesion",
+            ConfigError, "painted into lungs, but the sources label lesion",
+        ),
+        (
+            ["--generalization.synthetic_lesions=true", "--generalization.lesions_in_lungs=true"],
+            ConfigError, "both true",
         ),
         (["--generalization.adaptation=batch-norm"], ConfigError, "norm batch"),
         (["--generalization.name=gan"], ConfigError, "gan"),

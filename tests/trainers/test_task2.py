@@ -16,7 +16,9 @@ def test_every_source_alone_and_all_together():
     assert [(a.subtask, a.source, a.method) for a in found] == [
         ("lung", "structseg-lung", "plain"), ("lung", "nsclc-lung", "plain"),
         ("lung", "all", "plain"), ("lung", "structseg-lung", "gin"), ("lung", "nsclc-lung", "gin"),
-        ("lung", "all", "gin"), ("infection", "msd-tumour", "plain"),
+        ("lung", "all", "gin"), ("lung", "structseg-lung", "lesioned-lungs"),
+        ("lung", "nsclc-lung", "lesioned-lungs"), ("lung", "all", "lesioned-lungs"),
+        ("infection", "msd-tumour", "plain"),
         ("infection", "structseg-target", "plain"), ("infection", "nsclc-effusion", "plain"),
         ("infection", "all", "plain"), ("infection", "all", "lesions"),
     ]  # fmt: skip
@@ -30,6 +32,7 @@ def test_every_source_alone_and_all_together():
     assert painted.learnt == ["task2-structseg-lung", "task2-nsclc-lung"]
     assert len(painted.tested) == 3
     assert arms(["lung"], ["lesions"], None, [0]) == ()
+    assert arms(["infection"], ["lesioned-lungs"], None, [0]) == ()
 
 
 @pytest.mark.parametrize("subtask", ["lung", "infection"])
