@@ -54,7 +54,7 @@ def test_every_method_learns_and_predicts(transfer, tmp_path, method):
 
 @pytest.mark.slow
 def test_finetune_goes_on_from_the_source(transfer, tmp_path):
-    run = transfer(tmp_path / "run")
+    run = transfer(tmp_path / "run", "--transfer.method=finetune")
     first, second = read_run(run / "pretrained", TransferRecipe), read_run(run, TransferRecipe)
     assert (first.grid, first.network, first.patch) == (second.grid, second.network, second.patch)
     assert (first.train.epochs, second.train.epochs) == (1, 1)
@@ -66,7 +66,7 @@ def test_finetune_goes_on_from_the_source(transfer, tmp_path):
     assert counts == [40, 4]
     recipe = replace(second, train=replace(second.train, epochs=2))
     assert stages(recipe, run) == [(run / "pretrained", 2), (run, 2)]
-    transfer(run, "--resume")  # all is done: nothing happens
+    transfer(run, "--resume", "--transfer.method=finetune")  # all is done: nothing happens
 
 
 @pytest.mark.slow
@@ -81,7 +81,8 @@ def test_what_is_refused(transfer, tmp_path):
     with pytest.raises(ConfigError, match="has no COVID-19 scans"):
         transfer(tmp_path / "a", "--data.configuration=task2-structseg-lung", "--data.fold=null")
     with pytest.raises(ConfigError, match="finetune_share"):
-        transfer(tmp_path / "b", "--transfer.finetune_share=0.1")
+        words = ["--transfer.method=finetune", "--transfer.finetune_share=0.1"]
+        transfer(tmp_path / "b", *words)
     with pytest.raises(ConfigError, match="was not found"):
         transfer(tmp_path / "c", "--data.configuration=task3-nsclc-lung")
 
