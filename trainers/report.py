@@ -20,15 +20,18 @@ def write_report(
 ) -> Sequence[Table]:
     """Write ``scores.csv``, ``<name>.md``, ``.csv``, ``.tex`` and figures; return the tables.
 
-    ``compare`` adds paired comparisons of the algorithms; the column ``fold`` counts what
-    ``repetition`` says. A case that is missing counts as the worst there is.
+    ``compare`` adds paired comparisons where there are several algorithms; the column ``fold``
+    counts what ``repetition`` says. A case that is missing counts as the worst there is.
     """
     from covidseg.scoring.scores import write_scores
     from covidseg.scoring.tables import write_tables
     from covidseg.scoring.tables_report import report_figures, report_tables
 
     write_scores(scores, out / "scores.csv")
-    tables = report_tables(scores, missing="worst", compare=compare, repetition=repetition)
+    several = scores["algorithm"].nunique() > 1
+    tables = report_tables(
+        scores, missing="worst", compare=compare and several, repetition=repetition
+    )
     for form in ("md", "csv", "tex"):
         write_tables(tables, out / f"{name}.{form}", form)
     report_figures(scores, out / "figures", missing="worst")
