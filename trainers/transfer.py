@@ -93,10 +93,11 @@ def run(recipe: TransferRecipe, out: Path, *, resume: bool = False) -> Result:
     """
     recipe = with_precision(recipe)
     part = training_part(recipe.data)
-    source, covid = _of(part, covid=False), _of(part, covid=True)
+    covid = _of(part, covid=True)
     method = recipe.transfer.method
     if method == "alone":
         return _stage(recipe, covid, out, resume=resume)
+    source = _of(part, covid=False)
     if method == "finetune":
         return _finetune(recipe, source, covid, out, resume=resume)
     return _stage(recipe, part, out, resume=resume)
