@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "lists them.",
     )
     parser.add_argument("--recipe", default="covid1920-semi", help="a YAML file, or one's name")
-    parser.add_argument("--profile", help="demo (a quarter of an hour on phantoms) or full")
+    parser.add_argument("--profile", help="demo (for phantoms) or full")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--hub", type=Path, help="dataset repository")
