@@ -25,17 +25,17 @@ $(STAMP): setup.cfg pyproject.toml
 	touch $(STAMP)
 
 SEMISEG_HUB := data/hub-semiseg$(if $(DATA),,-phantom)
-semiseg: $(STAMP) ## COVID-SemiSeg: five folds inside the 50 slices, then a model of all (DATA= PROFILE=cpu|gpu)
+semiseg: $(STAMP) ## COVID-SemiSeg: five folds inside the 50 slices, then a model of all (DATA= PROFILE=cpu|cpu-bf16|gpu)
 	$(if $(DATA),,$(BIN)/covidseg phantom --out data/phantom --size small --datasets semiseg,covid-ct-seg)
 	$(BIN)/covidseg build $(ROOT) --out $(SEMISEG_HUB) --datasets semiseg
 	$(BIN)/python trainers/semiseg.py --profile $(PROFILE) --hub $(SEMISEG_HUB) \
 		--out runs/semiseg$(if $(DATA),,-phantom)
 
-semiseg-pseudolabel: semiseg ## COVID-SemiSeg: what the 1,600 unlabelled slices add (DATA= PROFILE=cpu|gpu)
+semiseg-pseudolabel: semiseg ## COVID-SemiSeg: what the 1,600 unlabelled slices add (DATA= PROFILE=cpu|cpu-bf16|gpu)
 	$(BIN)/python trainers/semiseg_pseudolabel.py --profile $(PROFILE) --hub $(SEMISEG_HUB) \
 		--teachers runs/semiseg$(if $(DATA),,-phantom) --out runs/semiseg-pseudolabel$(if $(DATA),,-phantom)
 
-semiseg semiseg-pseudolabel: PROFILE = cpu
+semiseg semiseg-pseudolabel: PROFILE = auto
 
 # COVID-19-20 has a repository of its own. POOL adds to the unlabelled scans: folders, or parts of the
 # repository, as '["hub:mosmed/unlabelled"]'.

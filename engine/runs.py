@@ -74,6 +74,7 @@ def open_run(
         chosen,
         precision,
         one_piece_values(recipe.window, recipe.data.labels),
+        recipe.window.logit_adjustment,
     )
 
 

@@ -41,6 +41,8 @@ class Predictor:
         Of the forward passes; probabilities are float32 either way.
     one_piece
         Values of which label maps keep the largest connected piece alone.
+    logit_adjustment
+        Added to the logits of all classes but background.
     """
 
     networks: Sequence[nn.Module]
@@ -52,6 +54,7 @@ class Predictor:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: torch.dtype = torch.float32
     one_piece: tuple[int, ...] = ()
+    logit_adjustment: float = 0.0
 
     def __post_init__(self) -> None:
         for network in self.networks:
@@ -122,7 +125,11 @@ class Predictor:
                         self.device.type, self.precision, enabled=self.precision != torch.float32
                     ):
                         logits = network(seen)
-                    answer = logits.float().softmax(1)
+                    logits = logits.float()
+                    if self.logit_adjustment:
+                        logits = logits.clone()
+                        logits[:, 0] -= self.logit_adjustment
+                    answer = logits.softmax(1)
                     answer = answer.flip(dims) if dims else answer
                     total = answer if total is None else total.add_(answer)
                     count += 1

@@ -64,7 +64,7 @@ class PoolScan:
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the pool's table; ``state`` is `taken`, `refused` or `unreadable`."""
+    """A row of the pool's table; ``state`` is `taken`, `refused`, `unreadable` or `not drawn`."""
 
     case_id: str
     origin: str
@@ -85,7 +85,7 @@ class Pool:
         """What a run's manifest says of the pool."""
         counts = {
             state: sum(entry.state == state for entry in self.entries)
-            for state in ("taken", "refused", "unreadable")
+            for state in ("taken", "refused", "unreadable", "not drawn")
         }
         listed = [[scan.case.case_id, scan.case.content] for scan in self.scans]
         digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
@@ -150,14 +150,18 @@ def gather(
         {scan.case.case_id: scan.values for scan in scans if scan.values},
         denied,
     )
-    kept = []
+    allowed = [scan for scan in scans if scan.case.case_id not in refused]
+    kept = _drawn(allowed, recipe.unlabelled.cases, recipe.seed)
+    taken = {scan.case.case_id for scan in kept}
     for scan in scans:
-        refusal = refused.get(scan.case.case_id)
-        state = "taken" if refusal is None else "refused"
-        reason = "" if refusal is None else refusal.reason
-        entries.append(Entry(scan.case.case_id, scan.origin, state, reason))
-        if refusal is None:
-            kept.append(scan)
+        name = scan.case.case_id
+        if name in refused:
+            state, reason = "refused", refused[name].reason
+        elif name in taken:
+            state, reason = "taken", ""
+        else:
+            state, reason = "not drawn", f"unlabelled.cases is {recipe.unlabelled.cases}"
+        entries.append(Entry(name, scan.origin, state, reason))
     _write_table(folder / TABLE, entries)
     _refuse_the_test_set(scans, refused)
     if not kept:
@@ -194,6 +198,16 @@ def few_labels(rows: Sequence[Row], count: int | None, seed: int) -> tuple[list[
         [row for number, row in enumerate(rows) if number in chosen],
         [row for number, row in enumerate(rows) if number not in chosen],
     )
+
+
+def _drawn(scans: Sequence[PoolScan], count: int | None, seed: int) -> list[PoolScan]:
+    """``count`` of the scans, some of those of a greater count; all where it is None."""
+    if count is None or count >= len(scans):
+        return list(scans)
+    if count < 1:
+        raise ConfigError(f"unlabelled.cases is {count}", expected="1 or more, or null for all")
+    order = np.random.default_rng(derived_seed(seed, 6)).permutation(len(scans))
+    return [scans[number] for number in sorted(order[:count].tolist())]
 
 
 def _of_hub(recipe: PseudolabelRecipe, more: Sequence[Row]) -> tuple[list[PoolScan], list[Entry]]:

@@ -101,7 +101,9 @@ def open_teachers(
         assert checkpoint is not None
         weights = checkpoint / f"{read_description(checkpoint)['predictor']}.safetensors"
         digest.update(sha256_of_file(weights).encode())
-    settings = [(member.preprocessing, member.sliding, member.mirror_axes) for member in members]
+    settings = [
+        (one.preprocessing, one.sliding, one.mirror_axes, one.logit_adjustment) for one in members
+    ]
     digest.update(repr(settings).encode())
     return Teachers(tuple(map(Path, runs)), members, labels[0], digest.hexdigest())
 

@@ -45,6 +45,8 @@ class UnlabelledConfig:
         Its part.
     also
         Further pools: folders of scans, or `hub:CONFIGURATION/PART` for parts of the repository.
+    cases
+        Learn from so many scans of the pool alone, drawn by the seed. Null: all.
     labelled_cases
         Learn with labels from so many cases alone, drawn by the seed; the others join the pool
         without theirs. Null: all.
@@ -56,6 +58,7 @@ class UnlabelledConfig:
     configuration: str = ""
     part: str = "unlabelled"
     also: tuple[str, ...] = field(default=(), metadata=FREE)
+    cases: int | None = None
     labelled_cases: int | None = None
     batch_size: int | None = None
     strong: StrongViewConfig = field(default_factory=StrongViewConfig)

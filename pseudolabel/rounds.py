@@ -89,6 +89,7 @@ def run_rounds(
             folder,
             accelerator,
             number,
+            start=teachers[0] if recipe.rounds.from_teacher else None,
             final=out if last else None,
         )
         teachers = (result.run_dir,)
@@ -148,11 +149,13 @@ def train_student(
     accelerator: Accelerator,
     number: int = 1,
     *,
+    start: Path | None = None,
     final: Path | None = None,
 ) -> Result:
     """Train a student and fine-tune it on the manual labels.
 
-    ``number`` is that of the round, and decides the first weights. The last of the two runs is in
+    ``number`` is that of the round, and decides the first weights unless ``start`` is a run that
+    has them. The last of the two runs is in
     ``final`` instead of ``folder``, if that is given.
     """
     tuned = recipe.rounds.fine_tune_epochs
@@ -162,7 +165,7 @@ def train_student(
     cases = cached(own, labelled.cases, accelerator)
     pseudo_cases = cached(own, pseudo.cases, accelerator)
     provenance = {**labelled.provenance, "pseudo_labels": pseudo.provenance}
-    result = fit(own, cases, pseudo_cases, provenance, run, accelerator)
+    result = fit(own, cases, pseudo_cases, provenance, run, accelerator, start=start)
     if not tuned:
         return result
     own = _phase(recipe, "supervised", epochs=tuned)

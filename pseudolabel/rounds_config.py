@@ -48,6 +48,9 @@ class RoundsConfig:
     teachers
         Networks that are trained on the labelled scans first, each from other random numbers, where
         no trained ones are given.
+    from_teacher
+        Start students from the weights of their (first) teacher, where there is no time to learn
+        from random ones again. A gain is then also one of more steps.
     fine_tune_epochs
         Epochs on the manual labels alone that end each round; 0 for none. They are part of
         `train.epochs`.
@@ -57,6 +60,7 @@ class RoundsConfig:
 
     count: int = 2
     teachers: int = 1
+    from_teacher: bool = False
     fine_tune_epochs: int = 100
     fine_tune_lr: float = 0.1
     filter: FilterConfig = field(default_factory=FilterConfig)

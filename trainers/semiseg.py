@@ -1,6 +1,6 @@
 """COVID-SemiSeg: cross-validate a recipe inside the 50 labelled slices, then train on all of them.
 
-    python trainers/semiseg.py --profile cpu --hub data/hub --out runs/semiseg
+    python trainers/semiseg.py --hub data/hub --out runs/semiseg
 
 The five folds and the model of all slices train side by side: one on each GPU, or sharing the
 processor's cores. Prints the mean Dice over the 50 slices, each predicted by the model that did not
@@ -16,8 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from covidseg.core.progress import progress_bar
 from covidseg.engine.cache import read_training_case
+from covidseg.engine.distributed import native_precision
 from covidseg.engine.recipes import load_recipe
 from covidseg.engine.runs import open_runs
 from covidseg.engine.segmentation import SegmentationRecipe
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FOLDS = range(5)
+AUTO = "auto"
 
 
 def run_name(fold: int | None) -> str:
@@ -49,19 +53,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "lists them.",
     )
     parser.add_argument("--recipe", default="semiseg-2d", help="a YAML file, or one's name")
-    parser.add_argument("--profile", default="cpu", help="a profile of the recipe: cpu, gpu")
+    add_profile(parser)
     parser.add_argument("--hub", type=Path, default=Path("data/hub"), help="dataset repository")
     parser.add_argument("--out", type=Path, default=Path("runs/semiseg"), help="folder of the runs")
     options, overrides = parser.parse_known_args(arguments)
+    profile = profile_here() if options.profile == AUTO else options.profile
+    print(f"profile {profile}")
 
     def words(fold: int | None) -> list[str]:
         place = ["--data.fold", "null" if fold is None else str(fold)]
         return [*overrides, *place, "--data.hub", str(options.hub)]
 
     def job(fold: int | None) -> Job:
-        recipe = load_recipe(options.recipe, options.profile, words(fold), SegmentationRecipe)
+        recipe = load_recipe(options.recipe, profile, words(fold), SegmentationRecipe)
         run = options.out / run_name(fold)
-        chosen = ["--recipe", options.recipe, "--profile", options.profile, *words(fold)]
+        chosen = ["--recipe", options.recipe, "--profile", profile, *words(fold)]
         trainer = ["-m", "covidseg.trainers.supervised", "--resume", "--out", str(run)]
         return Job(run_name(fold), [*trainer, *chosen], [(run, recipe.train.steps)])
 
@@ -71,6 +77,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(summary(scores))
     print(f"Per-slice scores: {options.out / 'scores.csv'}. Model of all: {options.out / 'all'}")
     print(f"Best, median and worst slice: {picture(options.out, options.hub, scores)}")
+
+
+def add_profile(parser: argparse.ArgumentParser) -> None:
+    """The option that says which profile of the recipe to train."""
+    parser.add_argument(
+        "--profile",
+        default=AUTO,
+        help="a profile of the recipe: cpu-bf16, cpu, gpu; auto (the default) for the one that "
+        "this machine has the time for",
+    )
+
+
+def profile_here() -> str:
+    """The profile of COVID-SemiSeg's recipes for this machine."""
+    if torch.cuda.is_available():
+        return "gpu"
+    return "cpu-bf16" if native_precision() == "bf16" else "cpu"
 
 
 def cross_validated(out: Path, hub: Path, algorithm: str) -> pd.DataFrame:

@@ -23,7 +23,16 @@ from covidseg.engine.recipes import load_recipe
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
 from covidseg.pseudolabel.rounds import ROUNDS
 from covidseg.trainers.options import run_main
-from covidseg.trainers.semiseg import FOLDS, cross_validated, picture, run_name, summary
+from covidseg.trainers.semiseg import (
+    AUTO,
+    FOLDS,
+    add_profile,
+    cross_validated,
+    picture,
+    profile_here,
+    run_name,
+    summary,
+)
 from covidseg.trainers.side_by_side import Job, run_side_by_side
 
 if TYPE_CHECKING:
@@ -40,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "lists them.",
     )
     parser.add_argument("--recipe", default="semiseg-pseudolabel", help="a YAML file, or its name")
-    parser.add_argument("--profile", default="cpu", help="a profile of the recipe: cpu, gpu")
+    add_profile(parser)
     parser.add_argument("--hub", type=Path, default=Path("data/hub"), help="dataset repository")
     parser.add_argument(
         "--teachers", type=Path, default=Path("runs/semiseg"), help="what trainers/semiseg.py left"
@@ -49,15 +58,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--out", type=Path, default=Path("runs/semiseg-pseudolabel"), help="folder of the runs"
     )
     options, overrides = parser.parse_known_args(arguments)
+    profile = profile_here() if options.profile == AUTO else options.profile
+    print(f"profile {profile}")
 
     def job(fold: int | None) -> Job:
         name = run_name(fold)
         place = ["--data.fold", "null" if fold is None else str(fold)]
         words = [*overrides, *place, "--data.hub", str(options.hub)]
-        recipe = load_recipe(options.recipe, options.profile, words, PseudolabelRecipe)
+        recipe = load_recipe(options.recipe, profile, words, PseudolabelRecipe)
         teacher = finished(options.teachers / name)
         run = options.out / name
-        chosen = ["--recipe", options.recipe, "--profile", options.profile, *words]
+        chosen = ["--recipe", options.recipe, "--profile", profile, *words]
         trainer = ["-m", "covidseg.trainers.pseudolabel", "--resume", "--out", str(run)]
         return Job(name, [*trainer, "--teacher", str(teacher), *chosen], phases(recipe, run))
 

@@ -75,6 +75,22 @@ def test_an_ensemble_is_the_mean_of_probabilities():
     torch.testing.assert_close(both.sum(1), torch.ones(2, 4, 4, 4))
 
 
+def test_adjusted_logits_make_foreground_of_less():
+    # 0.3 against 0.7 is even where foreground's logit gains ln(0.7 / 0.3).
+    class Fixed(nn.Module):
+        def forward(self, x):
+            foreground = torch.full_like(x, 0.3)
+            return torch.cat([1 - foreground, foreground], dim=1).log()
+
+    windows = torch.zeros(1, 1, 4, 4, 4)
+    adjusted = Predictor(
+        [Fixed()], WINDOW, Sliding((4, 4, 4)), logit_adjustment=float(np.log(0.7 / 0.3))
+    )
+    torch.testing.assert_close(adjusted.forward(windows), torch.full((1, 2, 4, 4, 4), 0.5))
+    plain = replace(adjusted, logit_adjustment=0.0)
+    torch.testing.assert_close(plain.forward(windows)[:, 1], torch.full((1, 4, 4, 4), 0.3))
+
+
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_mirroring_is_the_mean_over_all_flips(dimensions):
     windows = torch.rand(2, 1, 1 if dimensions == 2 else 4, 4, 6)

@@ -15,6 +15,14 @@ SMALL = [
 ]  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def no_processes_for_a_few_cases(monkeypatch):
+    """Phantoms are read sooner than processes start; tests/core has the processes."""
+    from covidseg.core import parallel
+
+    monkeypatch.setattr(parallel, "FEW", 1000)
+
+
 @pytest.fixture(scope="session")
 def raw(tmp_path_factory) -> Path:
     from covidseg.registry.phantom.generate import write_phantoms

@@ -148,6 +148,26 @@ def test_few_labels_and_the_others_in_the_pool(words, tmp_path):
     assert not {row["case_id"] for row in listed} & set(labelled["cases"])
 
 
+def test_a_student_of_few_scans_that_starts_from_its_teacher(student, words, tmp_path):
+    from safetensors.numpy import load_file
+
+    teacher = student / "rounds" / "teacher1"
+    main(
+        [*words, "--teacher", str(teacher), "--rounds.from_teacher=true", "--unlabelled.cases=3",
+         "--rounds.fine_tune_epochs=0", "--optim.lr=1e-12", "--out", str(tmp_path / "run")]
+    )  # fmt: skip
+    states = [row["state"] for row in table(tmp_path / "run/pool.csv")]
+    assert sorted(states) == ["not drawn"] * 7 + ["taken"] * 3
+    learnt = json.loads((tmp_path / "run/manifest.json").read_text())["data"]["pseudo"]
+    assert learnt["pseudo_labels"]["pseudo_labelled"] == 3
+    # It learns nothing at such a rate, so it is what it was at first.
+    own, first = (
+        load_file(run / "checkpoints/last/model.safetensors") for run in (tmp_path / "run", teacher)
+    )
+    for name, value in first.items():
+        np.testing.assert_allclose(own[name], value, atol=1e-6)
+
+
 # Folders of scans ---------------------------------------------------------------------------------
 
 
@@ -204,6 +224,7 @@ def test_no_scan_is_left(words, hub, tmp_path):
         (["--unlabelled.also=[/nowhere]"], "no folder of unlabelled scans"),
         (["--unlabelled.also=[hub:mosmed/unlabelled]"], "both hold a scan study_"),
         (["--unlabelled.labelled_cases=5"], "labelled_cases is 5; expected 1 to 4"),
+        (["--unlabelled.cases=0"], "unlabelled.cases is 0; expected 1 or more"),
         (["--rounds.fine_tune_epochs=2"], "rounds.fine_tune_epochs is 2"),
         (["--rounds.filter.foreground=1", "--rounds.filter.keep_empty=false"], "is kept"),
     ],
