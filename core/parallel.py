@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeVar
 
 from covidseg.core.progress import progress_bar
@@ -31,6 +31,7 @@ def map_cases(
     function: Callable[[Item], Result],
     items: Sequence[Item],
     *,
+    already: Callable[[Item], Result | None] | None = None,
     workers: int | None = None,
     description: str = "",
     progress: bool = True,
@@ -40,24 +41,31 @@ def map_cases(
     An exception raised by ``function`` is yielded in the result's place, so that one bad case never
     hides the others. At most ``2 * workers`` items are in flight, which bounds memory. ``function``
     must be importable (no lambda) when ``workers`` is above 1; with ``workers`` of 1 everything
-    runs in this process, as it does for up to `FEW` items.
+    runs in this process, as it does for up to `FEW` items. ``already`` gives the result of an item
+    that was kept from before, None for others, sooner than a process starts; those come first.
 
     A worker that dies (killed for memory, say) breaks the pool for all that was in flight: those
     items are tried again one at a time in fresh processes, and the one that kills its worker again
     is yielded with the exception.
     """
-    workers = max(1, min(workers or default_workers(), len(items) or 1))
-    if len(items) <= FEW:
+    kept: list[tuple[Item, Result]] = []
+    left: list[Item] = []
+    for item in items:
+        known = None if already is None else already(item)
+        if known is None:
+            left.append(item)
+        else:
+            kept.append((item, known))
+    workers = max(1, min(workers or default_workers(), len(left) or 1))
+    if len(left) <= FEW:
         workers = 1
     with progress_bar(
         total=len(items), desc=description, unit="case", disable=not progress or not items
     ) as bar:
         source = (
-            _in_this_process(function, items)
-            if workers == 1
-            else _in_pool(function, items, workers)
+            _in_this_process(function, left) if workers == 1 else _in_pool(function, left, workers)
         )
-        for item, result in source:
+        for item, result in chain(kept, source):
             bar.update()
             yield item, result
 

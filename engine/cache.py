@@ -195,10 +195,14 @@ def prepare_readable(
         root.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         raise storage_error(fault, root) from fault
-    build = partial(_prepared, preprocessing=preprocessing, root=root)
     results: dict[str, CachedCase | Exception] = {}
     for case, result in map_cases(
-        build, cases, workers=workers, description="training cache", progress=progress
+        partial(_prepared, preprocessing=preprocessing, root=root),
+        cases,
+        already=partial(_whole, preprocessing=preprocessing, root=root),
+        workers=workers,
+        description="training cache",
+        progress=progress,
     ):
         results[case.case_id] = result
     prepared, faults = [], {}
@@ -215,10 +219,7 @@ def prepare_readable(
 
 def _prepared(case: TrainingCase, *, preprocessing: Preprocessing, root: Path) -> CachedCase:
     content = content_of(case)
-    settings = json.dumps(
-        [CACHE_VERSION, content, asdict(preprocessing), sorted(case.values.items())]
-    )
-    folder = root / hashlib.sha256(settings.encode()).hexdigest()[:32]
+    folder = _folder(case, content, preprocessing, root)
     if folder.is_dir():
         fault = _damage(folder)
         if fault is None:
@@ -227,6 +228,23 @@ def _prepared(case: TrainingCase, *, preprocessing: Preprocessing, root: Path) -
         shutil.rmtree(folder, ignore_errors=True)
     _build(case, preprocessing, folder)
     return _described(case, folder, content)
+
+
+def _whole(case: TrainingCase, *, preprocessing: Preprocessing, root: Path) -> CachedCase | None:
+    """The case as it was prepared before; None if it was not, or if that takes hashing files."""
+    if not case.content:
+        return None
+    folder = _folder(case, case.content, preprocessing, root)
+    if not folder.is_dir() or _damage(folder) is not None:
+        return None
+    return _described(case, folder, case.content)
+
+
+def _folder(case: TrainingCase, content: str, preprocessing: Preprocessing, root: Path) -> Path:
+    settings = json.dumps(
+        [CACHE_VERSION, content, asdict(preprocessing), sorted(case.values.items())]
+    )
+    return root / hashlib.sha256(settings.encode()).hexdigest()[:32]
 
 
 def content_of(case: TrainingCase) -> str:

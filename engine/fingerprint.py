@@ -67,11 +67,15 @@ def fingerprint(
     CovidsegError
         A case cannot be read.
     """
-    measure = partial(_measured, root=root)
     parts: dict[str, dict[str, Any]] = {}
     faults: dict[str, Exception] = {}
     for case, result in map_cases(
-        measure, cases, workers=workers, description="fingerprint", progress=progress
+        partial(_measured, root=root),
+        cases,
+        already=partial(_measured_before, root=root),
+        workers=workers,
+        description="fingerprint",
+        progress=progress,
     ):
         if isinstance(result, Exception):
             faults[case.case_id] = result
@@ -114,17 +118,31 @@ def _target_spacing(spacings: NDArray, shapes: NDArray) -> NDArray:
     return target
 
 
+def _measured_before(case: TrainingCase, *, root: Path) -> dict[str, Any] | None:
+    """What was measured before; None if nothing was, or the case's files would have to be read."""
+    return _read(_kept(case, case.content, root)) if case.content else None
+
+
+def _kept(case: TrainingCase, content: str, root: Path) -> Path:
+    key = json.dumps([CACHE_VERSION, content, sorted(case.values.items())])
+    return root / "fingerprints" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+
+
+def _read(kept: Path) -> dict[str, Any] | None:
+    if not kept.exists():
+        return None
+    try:
+        return json.loads(kept.read_text())
+    except ValueError:
+        return None
+
+
 def _measured(case: TrainingCase, *, root: Path) -> dict[str, Any]:
-    content = content_of(case)
-    key = hashlib.sha256(
-        json.dumps([CACHE_VERSION, content, sorted(case.values.items())]).encode()
-    ).hexdigest()[:32]
-    kept = root / "fingerprints" / f"{key}.json"
+    kept = _kept(case, content_of(case), root)
+    if (before := _read(kept)) is not None:
+        return before
     if kept.exists():
-        try:
-            return json.loads(kept.read_text())
-        except ValueError:
-            log.warning("%s: not whole; measuring the case again", kept)
+        log.warning("%s: not whole; measuring the case again", kept)
     volume, mask = read_training_case(case)
     if mask is None:
         raise LabelError(f"case {case.case_id} has no labels", path=case.image)

@@ -145,7 +145,7 @@ class WindowConfig:
         Labels of which the largest connected piece alone is predicted, such as a lung's.
     logit_adjustment
         Added to the logits of all classes but background: above zero where networks, having learnt
-        from few labels, find too little. 0.85 makes a foreground of what had 30 % or more. (Post-hoc
+        from few labels, find too little. 0.85 makes foreground of what had 30 % or more. (Post-hoc
         logit adjustment, Menon et al., ICLR 2021.)
     """
 

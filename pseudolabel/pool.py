@@ -373,9 +373,14 @@ def _hashes(
     What was read before is not read again.
     """
     found: dict[str | None, str | CovidsegError] = {}
-    compute = partial(_hash, cache=cache)
     once = list({case.content: case for case in cases}.values())
-    for case, result in map_cases(compute, once, description="deny-list", progress=progress):
+    for case, result in map_cases(
+        partial(_hash, cache=cache),
+        once,
+        already=partial(_known_hash, cache=cache),
+        description="deny-list",
+        progress=progress,
+    ):
         if isinstance(result, Exception) and not isinstance(result, CovidsegError):
             raise result
         found[case.content] = result
@@ -383,13 +388,19 @@ def _hashes(
 
 
 def _hash(case: TrainingCase, cache: Path) -> str:
-    path = cache / "values" / f"{case.content}.txt"
-    if path.exists():
-        return path.read_text()
     value = values_hash(read_image(case))
-    with atomic_file(path) as temporary:
+    with atomic_file(_hash_file(case, cache)) as temporary:
         temporary.write_text(value)
     return value
+
+
+def _known_hash(case: TrainingCase, cache: Path) -> str | None:
+    path = _hash_file(case, cache)
+    return path.read_text() if path.exists() else None
+
+
+def _hash_file(case: TrainingCase, cache: Path) -> Path:
+    return cache / "values" / f"{case.content}.txt"
 
 
 # Refusals ----------------------------------------------------------------------------------------

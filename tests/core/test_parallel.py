@@ -30,5 +30,21 @@ def test_a_killed_worker_costs_only_its_own_item():
     assert results == {n: 2 * n for n in range(12) if n not in (3, 5)}
 
 
+def test_what_is_kept_from_before_comes_first_and_is_not_done_again():
+    def already(number):
+        return 100 if number in (3, 5, 7) else None
+
+    results = list(map_cases(double, range(9), already=already, workers=2, progress=False))
+    assert results[:3] == [(3, 100), (5, 100), (7, 100)]
+    assert sorted(results[3:]) == [(n, 2 * n) for n in (0, 1, 2, 4, 6, 8)]
+
+
+def test_no_process_starts_for_what_is_kept():
+    def fails(number):
+        raise AssertionError("a lambda could not go to a process, and nothing is left to do")
+
+    assert len(list(map_cases(fails, range(50), already=str, workers=2, progress=False))) == 50
+
+
 def test_no_items_no_processes():
     assert list(map_cases(double, [], progress=False)) == []
