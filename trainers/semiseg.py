@@ -57,8 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--hub", type=Path, default=Path("data/hub"), help="dataset repository")
     parser.add_argument("--out", type=Path, default=Path("runs/semiseg"), help="folder of the runs")
     options, overrides = parser.parse_known_args(arguments)
-    profile = profile_here() if options.profile == AUTO else options.profile
-    print(f"profile {profile}")
+    profile = said_profile(options.profile)
 
     def words(fold: int | None) -> list[str]:
         place = ["--data.fold", "null" if fold is None else str(fold)]
@@ -89,11 +88,14 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def profile_here() -> str:
-    """The profile of COVID-SemiSeg's recipes for this machine."""
-    if torch.cuda.is_available():
-        return "gpu"
-    return "cpu-bf16" if native_precision() == "bf16" else "cpu"
+def said_profile(asked: str) -> str:
+    """The profile asked for, or for `AUTO` that of this machine; prints which it is."""
+    profile = asked
+    if asked == AUTO:
+        on_cpu = "cpu-bf16" if native_precision() == "bf16" else "cpu"
+        profile = "gpu" if torch.cuda.is_available() else on_cpu
+    print(f"profile {profile}")
+    return profile
 
 
 def cross_validated(out: Path, hub: Path, algorithm: str) -> pd.DataFrame:

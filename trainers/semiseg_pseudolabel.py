@@ -24,13 +24,12 @@ from covidseg.pseudolabel.recipe import PseudolabelRecipe
 from covidseg.pseudolabel.rounds import ROUNDS
 from covidseg.trainers.options import run_main
 from covidseg.trainers.semiseg import (
-    AUTO,
     FOLDS,
     add_profile,
     cross_validated,
     picture,
-    profile_here,
     run_name,
+    said_profile,
     summary,
 )
 from covidseg.trainers.side_by_side import Job, run_side_by_side
@@ -58,8 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--out", type=Path, default=Path("runs/semiseg-pseudolabel"), help="folder of the runs"
     )
     options, overrides = parser.parse_known_args(arguments)
-    profile = profile_here() if options.profile == AUTO else options.profile
-    print(f"profile {profile}")
+    profile = said_profile(options.profile)
 
     def job(fold: int | None) -> Job:
         name = run_name(fold)

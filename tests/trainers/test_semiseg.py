@@ -17,6 +17,20 @@ def run_here(jobs, logs):
         assert job.done() == job.steps
 
 
+@pytest.mark.parametrize(
+    ("gpu", "precision", "profile"),
+    [(False, "no", "cpu"), (False, "bf16", "cpu-bf16"), (True, "bf16", "gpu")],
+)
+def test_the_profile_is_the_machines_unless_one_is_asked_for(
+    gpu, precision, profile, monkeypatch, capsys
+):
+    monkeypatch.setattr(semiseg.torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(semiseg, "native_precision", lambda: precision)
+    assert semiseg.said_profile("auto") == profile
+    assert capsys.readouterr().out == f"profile {profile}\n"
+    assert semiseg.said_profile("cpu") == "cpu"
+
+
 @pytest.mark.slow
 def test_every_slice_is_predicted_by_a_model_that_did_not_see_it(tmp_path, capsys, monkeypatch):
     from covidseg.cli.main import main as covidseg
