@@ -95,10 +95,11 @@ def measure(
     accelerator: Accelerator,
     *,
     algorithm: str,
+    workers: int | None = None,
 ) -> pd.DataFrame | None:
     """Predict a part by all processes and score it once; its scores, on the main process.
 
-    Predictions and a score file that are there already are kept.
+    Predictions and a score file that are there already are kept. ``workers`` score.
     """
     from covidseg.scoring.scores import read_scores, write_scores
 
@@ -114,7 +115,8 @@ def measure(
     if not accelerator.is_main_process:
         return None
     if not scores.exists():
-        write_scores(score_part(part, predictions, algorithm=algorithm), scores)
+        found = score_part(part, predictions, algorithm=algorithm, workers=workers)
+        write_scores(found, scores)
     return read_scores(scores)
 
 

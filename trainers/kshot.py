@@ -3,28 +3,111 @@
     python trainers/kshot.py --profile demo --hub data/hub --out runs/kshot
 
 For each of five draws, models are trained on 1, 2, 4, 8 and 16 scans (nested supports, from the
-published folds: `covidseg.fewshot.kshot`), side by side on the GPUs or cores there are, all for as
-many steps; each predicts the draw's 4 test scans, which are the same for all of its points. Prints
-the curve as a table and draws it. What is done is kept: the same command goes on after an
-interruption.
+published folds: `covidseg.fewshot.kshot`), all for as many steps; each predicts the draw's 4 test
+scans, which are the same for all of its points. That goes side by side on the GPUs or cores there
+are. Prints the curve as a table and draws it. What is done is kept: the same command goes on after
+an interruption.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from covidseg.core.progress import progress_bar
+from covidseg.engine import manifest
 from covidseg.engine.recipes import load_recipe
 from covidseg.engine.runs import open_runs
 from covidseg.engine.segmentation import SegmentationRecipe
 from covidseg.engine.task_data import read_part
 from covidseg.fewshot.curve import algorithm, curve_figure, curve_table
 from covidseg.fewshot.kshot import DRAWS, SHOTS, draw, reverse
+from covidseg.trainers import supervised
 from covidseg.trainers.evaluation import predict_part, score_part
 from covidseg.trainers.options import run_main
 from covidseg.trainers.side_by_side import Job, run_side_by_side, unfinished
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCORES = "scores-test.csv"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A draw and how many scans are learnt from."""
+
+    draw: int
+    shots: int
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What is trained, and where."""
+
+    recipe: str
+    profile: str | None
+    overrides: tuple[str, ...]
+    hub: Path
+    out: Path
+
+    @property
+    def place(self) -> Path:
+        """Where the curve's runs, tables and figures lie."""
+        return self.out / self.recipe
+
+    def run(self, point: Point) -> Path:
+        """The folder of a point's run."""
+        return self.place / f"draw{point.draw}" / algorithm(point.shots)
+
+    def _chosen(self, point: Point) -> list[str]:
+        subtask = self.recipe.split("-")[1]
+        cases = [case.case_id for case in draw(point.draw).support(point.shots)]
+        return [
+            *self.overrides,
+            f"--data.configuration={reverse(point.draw, subtask).rpartition('-')[0]}",
+            f"--data.fold={point.draw}",
+            f"--data.cases=[{', '.join(cases)}]",
+            f"--data.hub={self.hub}",
+        ]
+
+    def words(self, point: Point) -> list[str]:
+        """What trains a point, for `trainers/supervised.py`."""
+        profile = ["--profile", self.profile] if self.profile else []
+        place = ["--recipe", self.recipe, *profile, "--resume", "--out", str(self.run(point))]
+        return [*place, *self._chosen(point)]
+
+    def job(self, point: Point) -> Job:
+        """A point, from training to scores, as a process of its own."""
+        recipe = load_recipe(self.recipe, self.profile, self._chosen(point), SegmentationRecipe)
+        _, subtask, dimensions = self.recipe.split("-")
+        chosen = ["--subtask", subtask, "--dimensions", dimensions]
+        chosen += ["--draws", str(point.draw), "--shots", str(point.shots)]
+        chosen += ["--profile", self.profile] if self.profile else []
+        places = ["--hub", str(self.hub), "--out", str(self.out)]
+        return Job(
+            f"draw{point.draw}-{algorithm(point.shots)}",
+            ["-m", "covidseg.trainers.kshot", "--one", *chosen, *places, *self.overrides],
+            [(self.run(point), recipe.train.steps)],
+            [self.run(point) / SCORES],
+        )
+
+    def measure(self, point: Point, workers: int | None = None) -> pd.DataFrame:
+        """Predict and score a point's test scans, where that is not done; the scores."""
+        from covidseg.scoring.scores import read_scores, write_scores
+
+        run, name = self.run(point), algorithm(point.shots)
+        part = read_part(self.hub, reverse(point.draw, self.recipe.split("-")[1]), "test")
+        predictions = run / "predictions" / part.name
+        for fault in predict_part(open_runs([run]), part, predictions):
+            print(f"not segmented: {fault}")
+        if not (run / SCORES).exists():
+            scores = score_part(part, predictions, algorithm=name, workers=workers)
+            write_scores(scores, run / SCORES)
+        return read_scores(run / SCORES)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,36 +126,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--profile", help="demo (minutes on phantoms) or full (nnU-Net's)")
     parser.add_argument("--hub", type=Path, default=Path("data/hub"), help="dataset repository")
     parser.add_argument("--out", type=Path, default=Path("runs/kshot"), help="folder of the runs")
+    # One of the processes that go side by side.
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args(arguments)
-    recipe = f"task1-{options.subtask}-{options.dimensions}"
-    points = [(number, shots) for number in options.draws for shots in options.shots]
-
-    def folder(number: int, shots: int) -> Path:
-        return options.out / recipe / f"draw{number}" / algorithm(shots)
-
-    def job(number: int, shots: int) -> Job:
-        cases = [case.case_id for case in draw(number).support(shots)]
-        words = [
-            *overrides, "--data.configuration", reverse(number, options.subtask).rpartition("-")[0],
-            "--data.fold", str(number), "--data.cases", f"[{', '.join(cases)}]",
-            "--data.hub", str(options.hub),
-        ]  # fmt: skip
-        profile = ["--profile", options.profile] if options.profile else []
-        steps = load_recipe(recipe, options.profile, words, SegmentationRecipe).train.steps
-        run = folder(number, shots)
-        trainer = ["-m", "covidseg.trainers.supervised", "--resume", "--out", str(run)]
-        name = f"draw{number}-{algorithm(shots)}"
-        return Job(name, [*trainer, "--recipe", recipe, *profile, *words], [(run, steps)])
-
-    run_side_by_side(unfinished([job(*point) for point in points]), options.out / recipe / "logs")
-    frames = []
-    for number, shots in progress_bar(points, desc="predicting", unit="run", leave=False):
-        part = read_part(options.hub, reverse(number, options.subtask), "test")
-        predictions = folder(number, shots) / "predictions" / "test"
-        for fault in predict_part(open_runs([folder(number, shots)]), part, predictions):
-            print(f"not segmented: {fault}")
-        frames.append(score_part(part, predictions, algorithm=algorithm(shots), workers=1))
-    report(frames, options.out / recipe)
+    curve = Curve(
+        f"task1-{options.subtask}-{options.dimensions}",
+        options.profile,
+        tuple(overrides),
+        options.hub,
+        options.out,
+    )
+    points = [Point(number, shots) for number in options.draws for shots in options.shots]
+    if options.one:
+        for point in points:
+            if not manifest.is_complete(curve.run(point)):
+                supervised.main(curve.words(point))
+            curve.measure(point, workers=1)
+        return
+    run_side_by_side(unfinished([curve.job(point) for point in points]), curve.place / "logs")
+    bar = progress_bar(points, desc="collecting", unit="run", leave=False)
+    report([curve.measure(point) for point in bar], curve.place)
 
 
 def report(frames: Sequence, out: Path) -> None:

@@ -40,11 +40,14 @@ class Job:
         nothing when it is called again after it was done, and goes on when it was stopped.
     runs
         Folders of the runs that it trains, whose logs say how far it is, and their steps.
+    results
+        Files that it leaves behind when the last run is complete.
     """
 
     name: str
     arguments: Sequence[str]
     runs: Sequence[tuple[Path, int]]
+    results: Sequence[Path] = ()
 
     @property
     def steps(self) -> int:
@@ -54,6 +57,11 @@ class Job:
     def done(self) -> int:
         """Steps that its runs have logged."""
         return sum(min(_last_step(run / LOG), steps) for run, steps in self.runs)
+
+    def now(self) -> str:
+        """Its name, and that its training is over where it is."""
+        predicts = bool(self.results) and self.done() == self.steps
+        return f"{self.name} (predicting)" if predicts else self.name
 
 
 def _last_step(log: Path) -> int:
@@ -96,8 +104,13 @@ def places(jobs: int) -> list[dict[str, str]]:
 
 
 def unfinished(jobs: Sequence[Job]) -> list[Job]:
-    """Of jobs that do nothing but train, those whose last run is not complete."""
-    return [job for job in jobs if not manifest.is_complete(job.runs[-1][0])]
+    """The jobs whose last run is not complete, or of whose results one is missing."""
+    return [
+        job
+        for job in jobs
+        if not manifest.is_complete(job.runs[-1][0])
+        or not all(result.exists() for result in job.results)
+    ]
 
 
 def run_side_by_side(jobs: Sequence[Job], logs: Path) -> None:
@@ -131,7 +144,7 @@ def run_side_by_side(jobs: Sequence[Job], logs: Path) -> None:
                 if process.returncode:
                     raise _failure(job, process.returncode, logs)
             bar.n = sum(job.done() for job in jobs)
-            bar.set_description(", ".join(running), refresh=False)
+            bar.set_description(", ".join(job.now() for _, job, _ in running.values()), False)
             bar.update(0)
 
 

@@ -3,8 +3,8 @@
     python trainers/task1.py --profile demo --hub data/hub --out runs/task1
     accelerate launch trainers/task1.py --profile full ...   (each training on all GPUs)
 
-Trains every fold of every subtask, side by side on the GPUs or cores there are, predicts the test
-parts (and MosMed's, for infection), scores them and prints the benchmark's tables with the
+Trains every fold of every subtask, predicts the test parts (and MosMed's, for infection) and scores
+them, fold beside fold on the GPUs or cores there are; prints the benchmark's tables with the
 published rows beneath. What is done is kept: an interrupted call goes on where it was when it is
 given again.
 """
@@ -44,20 +44,28 @@ class Protocol:
     overrides: tuple[str, ...]
     hub: Path
     out: Path
+    # One of the processes that the protocol starts side by side.
+    one: bool = False
 
 
 @dataclass(frozen=True)
 class Fold:
     """One training: a recipe of Task 1 on a fold's four cases."""
 
-    recipe_name: str
+    subtask: str
+    dimensions: str
     number: int
+
+    @property
+    def recipe_name(self) -> str:
+        """The recipe's name."""
+        return f"task1-{self.subtask}-{self.dimensions}"
 
 
 def folds(protocol: Protocol) -> list[Fold]:
     """All trainings of the protocol, in the order of the tables."""
     return [
-        Fold(f"task1-{subtask}-{dimensions}", number)
+        Fold(subtask, dimensions, number)
         for dimensions in protocol.dimensions
         for subtask in protocol.subtasks
         for number in protocol.folds
@@ -70,29 +78,38 @@ def run_folder(protocol: Protocol, fold: Fold) -> Path:
 
 
 def job(protocol: Protocol, fold: Fold) -> Job:
-    """A fold's training as a process of its own."""
-    words = _words(protocol, fold)
-    recipe = load_recipe(fold.recipe_name, protocol.profile, words, SegmentationRecipe)
-    run = run_folder(protocol, fold)
-    arguments = ["-m", "covidseg.trainers.supervised", "--resume", "--out", str(run)]
-    profile = ["--profile", protocol.profile] if protocol.profile else []
+    """A fold, from training to scores, as a process of its own."""
+    recipe, run = _recipe(protocol, fold), run_folder(protocol, fold)
+    chosen = ["--subtasks", fold.subtask, "--dimensions", fold.dimensions]
+    chosen += ["--folds", str(fold.number)]
+    chosen += ["--profile", protocol.profile] if protocol.profile else []
+    places = ["--hub", str(protocol.hub), "--out", str(protocol.out)]
     return Job(
         f"{fold.recipe_name}-fold{fold.number}",
-        [*arguments, "--recipe", fold.recipe_name, *profile, *words],
+        ["-m", "covidseg.trainers.task1", "--one", *chosen, *places, *protocol.overrides],
         [(run, recipe.train.steps)],
+        [_scores(run, name) for name in _tests(protocol, recipe)],
     )
 
 
-def _words(protocol: Protocol, fold: Fold) -> list[str]:
-    return [*protocol.overrides, f"--data.fold={fold.number}", f"--data.hub={protocol.hub}"]
+def _recipe(protocol: Protocol, fold: Fold) -> SegmentationRecipe:
+    words = [*protocol.overrides, f"--data.fold={fold.number}", f"--data.hub={protocol.hub}"]
+    return load_recipe(fold.recipe_name, protocol.profile, words, SegmentationRecipe)
+
+
+def _tests(protocol: Protocol, recipe: SegmentationRecipe) -> list[str]:
+    names = part_names(protocol.hub, recipe.data.name)
+    return [name for name in names if name.startswith("test")]
+
+
+def _scores(run: Path, part: str) -> Path:
+    return run / f"scores-{part}.csv"
 
 
 def run_fold(protocol: Protocol, fold: Fold) -> pd.DataFrame | None:
     """Train a fold, if that is not done, predict and score; the scores, on the main process."""
     folder = run_folder(protocol, fold)
-    recipe = with_precision(
-        load_recipe(fold.recipe_name, protocol.profile, _words(protocol, fold), SegmentationRecipe)
-    )
+    recipe = with_precision(_recipe(protocol, fold))
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
     main = accelerator.is_main_process
     if not manifest.is_complete(folder):
@@ -101,9 +118,7 @@ def run_fold(protocol: Protocol, fold: Fold) -> pd.DataFrame | None:
         supervised.run(recipe, folder, resume=True)
     predictor = open_runs([folder], device=accelerator.device)
     frames = []
-    for name in part_names(protocol.hub, recipe.data.name):
-        if not name.startswith("test"):
-            continue
+    for name in _tests(protocol, recipe):
         part = read_part(protocol.hub, recipe.data.name, name)
         predictions = folder / "predictions" / name
         algorithm = f"{recipe.network.dimensions}D U-Net (this run)"
@@ -111,9 +126,10 @@ def run_fold(protocol: Protocol, fold: Fold) -> pd.DataFrame | None:
             predictor,
             part,
             predictions,
-            folder / f"scores-{name}.csv",
+            _scores(folder, name),
             accelerator,
             algorithm=algorithm,
+            workers=1 if protocol.one else None,
         )
         if found is not None:
             frames.append(found)
@@ -121,7 +137,9 @@ def run_fold(protocol: Protocol, fold: Fold) -> pd.DataFrame | None:
         return None
     import pandas as pd
 
-    return pd.concat(frames, ignore_index=True)
+    scores = pd.concat(frames, ignore_index=True)
+    _draw(protocol, fold, scores)
+    return scores
 
 
 def run(protocol: Protocol) -> None:
@@ -131,17 +149,13 @@ def run(protocol: Protocol) -> None:
     from covidseg.scoring.tables import render_tables
 
     chosen = folds(protocol)
-    if is_alone():
+    if is_alone() and not protocol.one:
         run_side_by_side(
             unfinished([job(protocol, fold) for fold in chosen]), protocol.out / "logs"
         )
-    frames: list[pd.DataFrame] = []
-    for fold in chosen:
-        scores = run_fold(protocol, fold)
-        if scores is not None:
-            _draw(protocol, fold, scores)
-            frames.append(scores)
-    if frames:
+    found = [run_fold(protocol, fold) for fold in chosen]
+    frames = [frame for frame in found if frame is not None]
+    if frames and not protocol.one:
         scores = pd.concat(frames, ignore_index=True)
         print(render_tables(write_report(scores, protocol.out, "task1", compare=False), "md"))
         print(f"Per-case scores, tables and figures: {protocol.out}")
@@ -171,6 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--profile", help="demo (minutes on phantoms) or full (the paper's)")
     parser.add_argument("--hub", type=Path, default=Path("data/hub"))
     parser.add_argument("--out", type=Path, default=Path("runs/task1"))
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args(arguments)
     run(
         Protocol(
@@ -181,6 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             tuple(overrides),
             options.hub,
             options.out,
+            options.one,
         )
     )
 

@@ -5,10 +5,10 @@
     accelerate launch trainers/task2.py --profile full ...   (each training on all GPUs)
 
 Trains every source alone, as published, and all together (sampled evenly by source), with each
-method, side by side on the GPUs or cores there are; predicts the in-domain and the unseen tests,
-scores them, and prints the benchmark's tables with the published rows beneath, paired comparisons,
-and how much of the gap between in-domain and unseen test each method closes. What is done is kept:
-an interrupted call goes on where it was when it is given again.
+method, predicts the in-domain and the unseen tests and scores them: training beside training, on
+the GPUs or cores there are. Prints the benchmark's tables with the published rows beneath, paired
+comparisons, and how much of the gap between in-domain and unseen test each method closes. What is
+done is kept: an interrupted call goes on where it was when it is given again.
 """
 
 from __future__ import annotations
@@ -129,6 +129,8 @@ class Protocol:
     overrides: tuple[str, ...]
     hub: Path
     out: Path
+    # One of the processes that the protocol starts side by side.
+    one: bool = False
 
 
 def arms(
@@ -159,24 +161,38 @@ def run_folder(protocol: Protocol, arm: Arm) -> Path:
 
 
 def job(protocol: Protocol, arm: Arm) -> Job:
-    """An arm's training as a process of its own."""
+    """An arm, from training to scores, as a process of its own."""
     run = run_folder(protocol, arm)
-    arguments = ["-m", "covidseg.trainers.domain_generalization", "--resume", "--out", str(run)]
-    profile = ["--profile", protocol.profile] if protocol.profile else []
+    chosen = ["--subtasks", arm.subtask, "--sources", arm.source, "--methods", arm.method]
+    chosen += ["--seeds", str(arm.seed)]
+    chosen += ["--profile", protocol.profile] if protocol.profile else []
+    places = ["--hub", str(protocol.hub), "--out", str(protocol.out)]
     return Job(
         "-".join([arm.subtask, arm.source, arm.method, f"seed{arm.seed}"]),
-        [*arguments, "--recipe", f"task2-{arm.subtask}", *profile, *_words(protocol, arm)],
+        ["-m", "covidseg.trainers.task2", "--one", *chosen, *places, *protocol.overrides],
         [(run, _recipe(protocol, arm).train.steps)],
+        [_scores(run, *measured) for measured in _measured(protocol, arm)],
     )
 
 
-def _words(protocol: Protocol, arm: Arm) -> list[str]:
-    return [*protocol.overrides, *arm.words(), f"--data.hub={protocol.hub}"]
-
-
 def _recipe(protocol: Protocol, arm: Arm) -> GeneralizationRecipe:
-    words = _words(protocol, arm)
+    words = [*protocol.overrides, *arm.words(), f"--data.hub={protocol.hub}"]
     return load_recipe(f"task2-{arm.subtask}", protocol.profile, words, GeneralizationRecipe)
+
+
+def _measured(protocol: Protocol, arm: Arm) -> list[tuple[str, str]]:
+    """Configurations and their parts that an arm predicts."""
+    # Tumours and effusions are not what painted lesions are learnt for.
+    return [
+        (configuration, name)
+        for configuration in arm.tested
+        for name in source_parts(protocol.hub, configuration)
+        if name.startswith("test") and not (arm.paints and name == IN_DOMAIN)
+    ]
+
+
+def _scores(run: Path, configuration: str, part: str) -> Path:
+    return run / f"scores-{configuration}-{part}.csv"
 
 
 def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
@@ -191,27 +207,24 @@ def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
         domain_generalization.run(recipe, folder, resume=True)
     predictor = open_generalising_run(folder, device=accelerator.device)
     frames = []
-    for configuration in arm.tested:
-        for name in source_parts(protocol.hub, configuration):
-            # Tumours and effusions are not what painted lesions are learnt for.
-            if not name.startswith("test") or (arm.paints and name == IN_DOMAIN):
-                continue
-            part = read_part(protocol.hub, configuration, name)
-            # The unseen tests are the same for all sources: predicted once.
-            place = f"{configuration}-{name}" if name == IN_DOMAIN else name
-            predictions = folder / "predictions" / place
-            found = measure(
-                predictor,
-                part,
-                predictions,
-                folder / f"scores-{configuration}-{name}.csv",
-                accelerator,
-                algorithm=arm.algorithm,
-            )
-            if found is not None:
-                frames.append(found)
-                stem = "-".join([*folder.relative_to(protocol.out).parts, place, "overlays"])
-                draw_extremes(part, predictions, found, protocol.out / "figures" / stem)
+    for configuration, name in _measured(protocol, arm):
+        part = read_part(protocol.hub, configuration, name)
+        # The unseen tests are the same for all sources: predicted once.
+        place = f"{configuration}-{name}" if name == IN_DOMAIN else name
+        predictions = folder / "predictions" / place
+        found = measure(
+            predictor,
+            part,
+            predictions,
+            _scores(folder, configuration, name),
+            accelerator,
+            algorithm=arm.algorithm,
+            workers=1 if protocol.one else None,
+        )
+        if found is not None:
+            frames.append(found)
+            stem = "-".join([*folder.relative_to(protocol.out).parts, place, "overlays"])
+            draw_extremes(part, predictions, found, protocol.out / "figures" / stem)
     if not main:
         return None
     import pandas as pd
@@ -237,13 +250,13 @@ def run(protocol: Protocol) -> None:
     # All that is missing is said before the first training, not after hours of it.
     for name in dict.fromkeys(n for arm in protocol.arms for n in [*arm.learnt, *arm.tested]):
         source_parts(protocol.hub, name)
-    if is_alone():
+    if is_alone() and not protocol.one:
         run_side_by_side(
             unfinished([job(protocol, arm) for arm in protocol.arms]), protocol.out / "logs"
         )
     found = [run_arm(protocol, arm) for arm in protocol.arms]
     frames = [frame for frame in found if frame is not None]
-    if frames:
+    if frames and not protocol.one:
         print(report(pd.concat(frames, ignore_index=True), protocol.out))
         print(f"Per-case scores, tables and figures: {protocol.out}")
 
@@ -273,6 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--profile", help="demo (minutes on phantoms) or full (the paper's)")
     parser.add_argument("--hub", type=Path, default=Path("data/hub"))
     parser.add_argument("--out", type=Path, default=Path("runs/task2"))
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args(arguments)
     run(
         Protocol(
@@ -281,6 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             tuple(overrides),
             options.hub,
             options.out,
+            options.one,
         )
     )
 

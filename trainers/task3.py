@@ -4,10 +4,10 @@
     python trainers/task3.py --profile full --sources msd-tumour --methods alone finetune heads
     accelerate launch trainers/task3.py --profile full ...   (each training on all GPUs)
 
-Trains every fold of every source with each method, all for the same number of steps, side by side
-on the GPUs or cores there are; `alone` is Task 1 at the same fold. Predicts the source's held-out
-cases, the 16 COVID-19 scans and, for infection, MosMed; scores them and prints the benchmark's
-tables with the published rows beneath and paired comparisons. What is done is kept.
+Trains every fold of every source with each method, all for the same number of steps; `alone` is
+Task 1 at the same fold. Predicts the source's held-out cases, the 16 COVID-19 scans and, for
+infection, MosMed, and scores them: training beside training, on the GPUs or cores there are. Prints
+the benchmark's tables with the published rows beneath and paired comparisons. What is done is kept.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class Protocol:
     overrides: tuple[str, ...]
     hub: Path
     out: Path
+    # One of the processes that the protocol starts side by side.
+    one: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,31 +91,40 @@ def run_folder(protocol: Protocol, arm: Arm) -> Path:
 
 
 def job(protocol: Protocol, arm: Arm) -> Job:
-    """An arm's training as a process of its own."""
+    """An arm, from training to scores, as a process of its own."""
     run, recipe = run_folder(protocol, arm), _recipe(protocol, arm)
-    arguments = ["-m", "covidseg.trainers.transfer", "--resume", "--out", str(run)]
-    profile = ["--profile", protocol.profile] if protocol.profile else []
+    chosen = ["--subtasks", arm.subtask, "--sources", arm.source, "--methods", arm.method]
+    chosen += ["--folds", str(arm.fold)]
+    chosen += ["--profile", protocol.profile] if protocol.profile else []
+    places = ["--hub", str(protocol.hub), "--out", str(protocol.out)]
     return Job(
         "-".join(run.relative_to(protocol.out).parts),
-        [*arguments, "--recipe", f"task3-{arm.subtask}", *profile, *_words(protocol, arm)],
+        ["-m", "covidseg.trainers.task3", "--one", *chosen, *places, *protocol.overrides],
         transfer.stages(recipe, run),
+        [_scores(run, recipe.data.name, name) for name in _measured(protocol, arm, recipe)],
     )
 
 
-def _words(protocol: Protocol, arm: Arm) -> list[str]:
+def _recipe(protocol: Protocol, arm: Arm) -> TransferRecipe:
     # The published joint training draws cases, whatever their source.
     by_source = str(arm.method not in ("alone", "joint")).lower()
-    return [
+    words = [
         f"--patch.by_source={by_source}",
         *protocol.overrides,
         *arm.words(),
         f"--data.hub={protocol.hub}",
     ]
-
-
-def _recipe(protocol: Protocol, arm: Arm) -> TransferRecipe:
-    words = _words(protocol, arm)
     return load_recipe(f"task3-{arm.subtask}", protocol.profile, words, TransferRecipe)
+
+
+def _measured(protocol: Protocol, arm: Arm, recipe: TransferRecipe) -> list[str]:
+    """The parts that an arm predicts: without the source, not the source's own."""
+    left_out = {recipe.data.part} | ({"validation"} if arm.method == "alone" else set())
+    return [name for name in part_names(protocol.hub, recipe.data.name) if name not in left_out]
+
+
+def _scores(run: Path, configuration: str, part: str) -> Path:
+    return run / f"scores-{configuration}-{part}.csv"
 
 
 def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
@@ -127,9 +138,7 @@ def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
             print(f"{arm.source}, {method}, fold {arm.fold}: training", flush=True)
         transfer.run(recipe, folder, resume=True)
     frames = []
-    for name in part_names(protocol.hub, recipe.data.name):
-        if name == recipe.data.part or (name == "validation" and method == "alone"):
-            continue
+    for name in _measured(protocol, arm, recipe):
         part = read_part(protocol.hub, recipe.data.name, name)
         # The source's own cases are labelled as the source labels.
         inside = name == "validation"
@@ -140,9 +149,10 @@ def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
             predictor,
             part,
             predictions,
-            folder / f"scores-{part.configuration}-{name}.csv",
+            _scores(folder, recipe.data.name, name),
             accelerator,
             algorithm=method,
+            workers=1 if protocol.one else None,
         )
         if found is not None:
             frames.append(found)
@@ -166,12 +176,13 @@ def run(protocol: Protocol) -> None:
         for fold in protocol.folds:
             source_parts(protocol.hub, f"task3-{source}-fold{fold}")
     chosen = arms(protocol)
-    if is_alone():
+    if is_alone() and not protocol.one:
+        # Without the source, one training is that of all sources.
         jobs = {run_folder(protocol, arm): job(protocol, arm) for arm in chosen}
         run_side_by_side(unfinished(list(jobs.values())), protocol.out / "logs")
     found = [run_arm(protocol, arm) for arm in chosen]
     frames = [frame for frame in found if frame is not None]
-    if frames:
+    if frames and not protocol.one:
         scores = pd.concat(frames, ignore_index=True)
         print(render_tables(write_report(scores, protocol.out, "task3", compare=True), "md"))
         print(f"Per-case scores, tables and figures: {protocol.out}")
@@ -193,6 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--profile", help="demo (minutes on phantoms) or full (the paper's)")
     parser.add_argument("--hub", type=Path, default=Path("data/hub"))
     parser.add_argument("--out", type=Path, default=Path("runs/task3"))
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args(arguments)
     chosen = tuple(
         (subtask, source)
@@ -209,6 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             tuple(overrides),
             options.hub,
             options.out,
+            options.one,
         )
     )
 

@@ -8,7 +8,7 @@ import pytest
 
 from covidseg.fewshot.kshot import draw
 from covidseg.scoring.scores import read_scores
-from covidseg.trainers import kshot, supervised
+from covidseg.trainers import kshot, side_by_side
 
 
 @pytest.mark.slow
@@ -19,9 +19,10 @@ def test_points_of_two_draws_from_training_to_the_table(
 
     def run_here(jobs, logs):
         for job in jobs:
-            assert job.arguments[:2] == ["-m", "covidseg.trainers.supervised"]
-            supervised.main(job.arguments[2:])
+            assert job.arguments[:2] == ["-m", "covidseg.trainers.kshot"]
+            kshot.main(job.arguments[2:])
             assert job.done() == job.steps
+            assert not side_by_side.unfinished([job])
         started.append(len(jobs))
 
     monkeypatch.setattr(kshot, "run_side_by_side", run_here)

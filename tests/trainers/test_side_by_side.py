@@ -41,6 +41,18 @@ def test_a_training_to_its_end_is_finished(tmp_path):
     assert [one.name for one in unfinished(jobs)] == ["running", "absent"]
 
 
+def test_a_job_whose_results_are_missing_is_not_finished(tmp_path):
+    run = tmp_path / "fold0"
+    run.mkdir()
+    (run / "manifest.json").write_text(json.dumps({"status": "complete"}))
+    (run / "log.csv").write_text("step,loss\n4,0.4\n")
+    one = Job("fold0", [], [(run, 4)], [run / "scores-test.csv"])
+    assert unfinished([one]) == [one]
+    assert one.now() == "fold0 (predicting)"
+    (run / "scores-test.csv").touch()
+    assert unfinished([one]) == []
+
+
 def test_half_a_line_of_the_log_is_not_counted(tmp_path):
     one = job("fold0", tmp_path, LOGS, steps=9)
     (tmp_path / "log.csv").write_text("step,loss\n3,0.5\n4,0.4\n\n")
