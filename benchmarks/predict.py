@@ -116,8 +116,6 @@ def bare(predictor: Predictor, sizes: list[int]) -> Callable[[], None]:
     """The network's forward passes on batches of these sizes, and nothing else."""
     spatial = predictor.sliding.window[3 - predictor.dimensions :]
     batch = torch.randn(max(sizes), 1, *spatial, device=predictor.device)
-    if predictor.dimensions == 2:
-        batch = batch.contiguous(memory_format=torch.channels_last)
     half = predictor.precision != torch.float32
 
     def work() -> None:

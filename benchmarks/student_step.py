@@ -37,6 +37,7 @@ from covidseg.engine.method import Method, Progress
 from covidseg.engine.optim import build_optimizer
 from covidseg.networks.build import build_network
 from covidseg.networks.config import NetworkConfig
+from covidseg.networks.instance_norm import preferred_layout
 from covidseg.pseudolabel.build import new_method
 from covidseg.pseudolabel.config import MethodConfig, UniMatchConfig
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
@@ -157,7 +158,9 @@ def measure(name: str, recipe: PseudolabelRecipe, arguments, device: torch.devic
 
 def network_of(config: NetworkConfig) -> nn.Module:
     network = build_network(config)
-    return network.to(memory_format=torch.channels_last) if config.dimensions == 2 else network
+    return (
+        network.to(memory_format=preferred_layout(network)) if config.dimensions == 2 else network
+    )
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import torch
 from torch import nn
 
 from covidseg.core.errors import ConfigError
@@ -25,6 +24,7 @@ from covidseg.engine.stream import Batch, Stream
 from covidseg.engine.task_data import Part, read_part
 from covidseg.inference.preprocessing import Preprocessing
 from covidseg.networks.build import build_network
+from covidseg.networks.instance_norm import preferred_layout
 from covidseg.networks.planning import plan
 
 
@@ -305,8 +305,7 @@ def new_network(recipe: SegmentationRecipe, place: int = 0) -> nn.Module:
     seed_everything(derived_seed(recipe.seed, place))
     network = build_network(recipe.network)
     if recipe.network.dimensions == 2:
-        # Convolutions over (y, x) are two to three times faster on CPUs so, and no slower on GPUs.
-        network.to(memory_format=torch.channels_last)
+        network.to(memory_format=preferred_layout(network))
     return network
 
 

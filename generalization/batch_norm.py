@@ -163,7 +163,7 @@ def _windows(predictor: Predictor, image: Tensor) -> list[Tensor]:
 
     def keep(windows: Tensor) -> Tensor:
         if predictor.dimensions == 2:
-            windows = windows.squeeze(2).contiguous(memory_format=torch.channels_last)
+            windows = windows.squeeze(2)
         kept.append(windows)
         # An answer has to be given; it is thrown away.
         return torch.zeros(len(windows), 1, *predictor.sliding.window, device=windows.device)

@@ -15,6 +15,7 @@ from covidseg.inference.components import in_one_piece
 from covidseg.inference.preprocessing import Prepared, Preprocessing
 from covidseg.inference.restore import restore, scan_planes
 from covidseg.inference.sliding import Slab, Sliding
+from covidseg.networks.instance_norm import preferred_layout
 from covidseg.registry.cases import HU, Intensity
 
 # An image larger than this is handed to the device window by window.
@@ -60,7 +61,7 @@ class Predictor:
         for network in self.networks:
             network.to(self.device).eval()
             if self.dimensions == 2:
-                network.to(memory_format=torch.channels_last)
+                network.to(memory_format=preferred_layout(network))
 
     @property
     def settings(self) -> tuple[object, ...]:
@@ -113,7 +114,7 @@ class Predictor:
     def forward(self, windows: Tensor) -> Tensor:
         """Mean probabilities of all networks and mirrorings, float32 (batch, classes, Z, Y, X)."""
         if self.dimensions == 2:
-            windows = windows.squeeze(2).contiguous(memory_format=torch.channels_last)
+            windows = windows.squeeze(2)
         total: Tensor | None = None
         count = 0
         for size in range(len(self.mirror_axes) + 1):

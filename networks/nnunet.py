@@ -10,6 +10,7 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from torch import nn
 
 from covidseg.networks.config import NetworkConfig
+from covidseg.networks.instance_norm import InstanceNorm2d, InstanceNorm3d
 
 
 class _FirstOutputInEvaluation:
@@ -41,8 +42,8 @@ def build_nnunet(config: NetworkConfig) -> nn.Module:
     decoder_blocks = config.decoder_blocks or ((2,) if plain else (1,)) * (stages - 1)
     convolution = {2: nn.Conv2d, 3: nn.Conv3d}[config.dimensions]
     norms: dict[tuple[str, int], type[nn.Module]] = {
-        ("instance", 2): nn.InstanceNorm2d,
-        ("instance", 3): nn.InstanceNorm3d,
+        ("instance", 2): InstanceNorm2d,
+        ("instance", 3): InstanceNorm3d,
         ("batch", 2): nn.BatchNorm2d,
         ("batch", 3): nn.BatchNorm3d,
     }
