@@ -116,6 +116,7 @@ def run(recipe: PseudolabelRecipe, folds: Sequence[int], out: Path) -> None:
                 folder / f"fold{fold}",
                 accelerator,
                 number,
+                start=runs[fold] if recipe.rounds.from_teacher else None,
             ).run_dir
         runs = students
         frames.append(evaluate(protocol, f"noisy student, round {number}", folder, runs))
