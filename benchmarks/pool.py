@@ -9,7 +9,7 @@
 2. The same pool by one process and by several, each with one thread (on GPUs: each on its own),
    which share nothing but the folder. Starting the processes is not counted.
 
-Network and windows are those of `benchmarks/predict.py`; without a GPU the scans are smaller, 24×96×96.
+Network and windows are those of `benchmarks/predict.py`; without a GPU the scans are smaller.
 """
 
 from __future__ import annotations

@@ -28,7 +28,10 @@ def predict(
     ],
     run: Annotated[
         list[Path],
-        typer.Option(help="Folder of a trained run; give several for an ensemble."),
+        typer.Option(
+            help="Folder of a trained run. Several, or a folder of runs such as that of all folds, "
+            "make an ensemble."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the label maps.")],
     mirror: Annotated[
@@ -59,15 +62,19 @@ def predict(
 
     Example:
       covidseg predict --run runs/task1-infection-3d/fold0 scans/ --out predictions/
+      covidseg predict --run runs/task1-infection-3d scans/ --out predictions/   (all folds)
     """
     from covidseg.core.progress import progress_bar
-    from covidseg.engine.runs import open_runs, read_run
+    from covidseg.engine.runs import open_runs, read_run, runs_in
     from covidseg.engine.segmentation import SegmentationRecipe
     from covidseg.inference.files import find_inputs, segment
 
     found = find_inputs(inputs)
     if not run:
         raise ConfigError("no run was given", remedy="add --run FOLDER")
+    run = runs_in(run)
+    if len(run) > 1:
+        print(f"ensemble of {len(run)} runs: {', '.join(map(str, run))}")
     predictor = open_runs(run, device=device, mirror=mirror, batch_size=batch_size)
     todo = [one for one in found if overwrite or not (out / f"{one.name}{one.ending}").exists()]
     faults: list[str] = []

@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 
 from covidseg.core.errors import ConfigError, UnreadableFileError
+from covidseg.engine import manifest
 from covidseg.engine.checkpoint import load_predictor
 from covidseg.engine.recipes import load_recipe
 from covidseg.engine.segmentation import SegmentationRecipe, WindowConfig
@@ -35,6 +36,31 @@ def read_run(
             remedy="give the folder that training wrote to",
         )
     return load_recipe(config, schema=schema, others=True)
+
+
+def runs_in(folders: Sequence[Path]) -> list[Path]:
+    """The runs that are meant: each folder that is one, and those in a folder of several.
+
+    Raises
+    ------
+    ConfigError
+        A run in a folder of several is not complete.
+    """
+    found: list[Path] = []
+    for folder in folders:
+        inside = sorted(config.parent for config in folder.glob("*/config.yaml"))
+        if (folder / "config.yaml").is_file() or not inside:
+            found.append(folder)
+            continue
+        for run in inside:
+            if not manifest.is_complete(run):
+                raise ConfigError(
+                    "is not trained to its end",
+                    path=run,
+                    remedy=f"wait for it, or name the runs that you want instead of {folder}",
+                )
+        found += inside
+    return found
 
 
 def open_run(

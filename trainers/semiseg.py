@@ -75,7 +75,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scores = cross_validated(options.out, options.hub, options.recipe)
     print(summary(scores))
     print(f"Per-slice scores: {options.out / 'scores.csv'}. Model of all: {options.out / 'all'}")
+    print(how_to_predict(options.out))
     print(f"Best, median and worst slice: {picture(options.out, options.hub, scores)}")
+
+
+def how_to_predict(out: Path) -> str:
+    """What to call for slices that nobody has seen."""
+    return (
+        "Other slices, by all six networks together (or by one: name its folder): "
+        f"covidseg predict --run {out} SLICES --out FOLDER"
+    )
 
 
 def add_profile(parser: argparse.ArgumentParser) -> None:

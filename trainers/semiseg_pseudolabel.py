@@ -27,6 +27,7 @@ from covidseg.trainers.semiseg import (
     FOLDS,
     add_profile,
     cross_validated,
+    how_to_predict,
     picture,
     run_name,
     said_profile,
@@ -77,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"Students: {summary(students)}")
     print(gain(teachers, students))
     print(f"Per-slice scores: {options.out / 'scores.csv'}. Model of all: {options.out / 'all'}")
+    print(how_to_predict(options.out))
     print(f"Best, median and worst slice: {picture(options.out, options.hub, students)}")
 
 

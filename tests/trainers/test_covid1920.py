@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from covidseg.core.errors import ConfigError
+from covidseg.pseudolabel.rounds import train_student
 from covidseg.scoring.scores import read_scores
 from covidseg.splits.canonical import canonical_cases
 from covidseg.trainers import compare_semi
@@ -57,9 +58,18 @@ def words(small_hub, options, out):
 
 
 @pytest.mark.slow
-def test_from_the_folds_to_the_challenges_tables(small_hub, options, tmp_path, capsys):
+def test_from_the_folds_to_the_challenges_tables(small_hub, options, tmp_path, capsys, monkeypatch):
+    starts = []
+
+    def noted(*arguments, start=None):
+        starts.append(start)
+        return train_student(*arguments, start=start)
+
+    monkeypatch.setattr("covidseg.trainers.covid1920.train_student", noted)
     arguments = [*words(small_hub, options, tmp_path), "--folds", "0", "3"]
     covid1920(arguments)
+    # The demo has no time for students from random weights.
+    assert starts == [tmp_path / "supervised" / fold for fold in ("fold0", "fold3")]
     printed = capsys.readouterr().out
     for text in (
         "PHANTOM DATA", "(published)", "between observers", "NSD at 1 mm", "NAVE", "Unseen source",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from PIL import Image
 
 from covidseg.cli.main import main
 from covidseg.core.errors import ConfigError, IntensityError, LayoutError, UnreadableFileError
-from covidseg.engine.runs import open_run, open_runs, read_run
+from covidseg.engine.runs import open_run, open_runs, read_run, runs_in
 from covidseg.imaging.dicom import write_series
 from covidseg.imaging.nifti import read_nifti, write_nifti
 from covidseg.imaging.volume import Volume
@@ -112,6 +114,21 @@ def test_folds_with_intensities_of_their_own_make_an_ensemble(run, options, raw,
     out = tmp_path / "out"
     assert call("predict", "--run", run, "--run", other, scans(raw)[0], "-o", out) == 0
     assert read_nifti(out / scans(raw)[0].name).shape == volume.shape
+
+
+def test_a_folder_of_runs_stands_for_them(run, tmp_path, capsys):
+    for name in ("fold1", "fold0"):
+        (tmp_path / "lung" / name).mkdir(parents=True)
+        for file in ("config.yaml", "manifest.json"):
+            shutil.copy(run / file, tmp_path / "lung" / name)
+    (tmp_path / "lung" / "logs").mkdir()
+    folds = [tmp_path / "lung" / "fold0", tmp_path / "lung" / "fold1"]
+    assert runs_in([run, tmp_path / "lung"]) == [run, *folds]
+    assert runs_in([tmp_path / "absent"]) == [tmp_path / "absent"]
+    manifest = folds[1] / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"complete"', '"running"'))
+    with pytest.raises(ConfigError, match=r"fold1.*not trained to its end.*name the runs"):
+        runs_in([tmp_path / "lung"])
 
 
 def test_runs_of_other_labels_make_no_ensemble(run, options, tmp_path):
