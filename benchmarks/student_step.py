@@ -1,6 +1,6 @@
 """Cost of a student's step over a supervised step with the same number of patches, per method.
 
-    python benchmarks/student_step.py [--steps 20] [--warm-up 3] [--json student_step.json]
+    python benchmarks/student_step.py [--steps 20] [--dimensions 2] [--json student_step.json]
 
 A step is the method's losses, backward pass, clipping, optimiser and what follows it (the teacher's
 weights among it) on one fixed batch on the device, of as many unlabelled as labelled patches. The
@@ -10,8 +10,7 @@ networks. Passes of the teacher's network are taken out of the student's time (f
 an average those of the student in evaluation mode) and reported beside it. What a method does to
 their input and output (noise, softmax, entropy, boxes) counts.
 
-Both take turns step by step in one process, and the ratio is of their medians. Both dimensions are
-measured in one run.
+Both take turns step by step in one process, and the ratio is of their medians.
 """
 
 from __future__ import annotations
@@ -167,6 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each")
     parser.add_argument("--warm-up", type=int, default=3, help="steps before them")
+    parser.add_argument("--dimensions", type=int, nargs="+", default=[2, 3], choices=(2, 3))
     parser.add_argument("--json", type=Path, help="write the result there")
     arguments = parser.parse_args()
     gpu = torch.cuda.is_available()
@@ -181,7 +181,7 @@ def main() -> None:
         "mixed_precision": "bf16" if gpu else "no",
         "steps": arguments.steps,
     }
-    for dimensions in (2, 3):
+    for dimensions in arguments.dimensions:
         network, patch, batch_size, _ = setting(dimensions)
         recipe = PseudolabelRecipe(name="student-step", network=network)
         sizes = dataclasses.replace(recipe.patch, size=patch, batch_size=batch_size)

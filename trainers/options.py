@@ -61,5 +61,9 @@ def run_main(main) -> None:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        print(
+            "interrupted; what is done is kept: the same command goes on, one training alone with "
+            "--resume",
+            file=sys.stderr,
+        )
         sys.exit(130)
