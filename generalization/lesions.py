@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as functional
 from torch import Tensor
 
 from covidseg.engine.stream import Batch
@@ -226,14 +225,18 @@ class PaintLesions:
 
     def _box_mean(self, field: Tensor, reach_mm: float) -> Tensor:
         """Means over boxes that reach so far to every side; at the edge over what is there."""
-        mean = field[None, None]
-        pool = functional.avg_pool2d if field.ndim == 2 else functional.avg_pool3d
+        mean = field
         for axis, spacing in enumerate(self.spacing_mm):
-            reach = [0] * field.ndim
-            reach[axis] = min(round(reach_mm / spacing), field.shape[axis] // 2)
-            mean = pool(mean, [2 * r + 1 for r in reach], stride=1, padding=reach,
-                        count_include_pad=False)  # fmt: skip
-        return mean[0, 0]
+            length = field.shape[axis]
+            reach = min(round(reach_mm / spacing), length // 2)
+            places = torch.arange(length, device=field.device)
+            low, high = (places - reach).clamp_min(0), (places + reach + 1).clamp_max(length)
+            # Differences of running sums: the cost does not grow with the box.
+            sums = torch.cat([torch.zeros_like(mean.narrow(axis, 0, 1)), mean.cumsum(axis)], axis)
+            totals = sums.index_select(axis, high) - sums.index_select(axis, low)
+            counts = (high - low).reshape([-1 if a == axis else 1 for a in range(field.ndim)])
+            mean = totals / counts
+        return mean
 
     def replaced(self, lung: Tensor, lesions: Lesions) -> tuple[Tensor, Tensor]:
         """The share of air replaced, float32 in [0, 1], and the lesions' mask, both (*spatial)."""

@@ -205,3 +205,19 @@ def test_lungs_with_lesions_stay_lungs(dimensions):
     torch.testing.assert_close(lung["image"], lesions["image"], rtol=0, atol=0)
     torch.testing.assert_close(lung["label"], given["label"], rtol=0, atol=0)
     assert (lung["image"] != given["image"]).any()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    shape=st.lists(st.integers(1, 12), min_size=2, max_size=3),
+    reach=st.floats(0, 30),
+    seed=st.integers(0, 99),
+)
+def test_box_means_are_those_of_what_lies_in_the_box(shape, reach, seed):
+    spacing = (5.0, 1.5, 2.0)[-len(shape) :]
+    field = torch.from_numpy(np.random.default_rng(seed).normal(-500, 300, shape))
+    found = PaintLesions(LesionConfig(), spacing, 0, 1, (-1000, 400))._box_mean(field, reach)
+    reaches = [min(round(reach / s), n // 2) for s, n in zip(spacing, shape, strict=True)]
+    for place in np.ndindex(*shape):
+        box = tuple(slice(max(0, i - r), i + r + 1) for i, r in zip(place, reaches, strict=True))
+        assert float(found[place]) == pytest.approx(float(field[box].mean()), abs=1e-6)
