@@ -11,7 +11,6 @@ an interruption.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from covidseg.fewshot.kshot import DRAWS, SHOTS, draw, reverse
 from covidseg.trainers import supervised
 from covidseg.trainers.evaluation import predict_part, score_part
 from covidseg.trainers.options import run_main
+from covidseg.trainers.protocol import Settings, protocol_parser, settings
 from covidseg.trainers.side_by_side import Job, run_side_by_side, unfinished
 
 if TYPE_CHECKING:
@@ -44,15 +44,11 @@ class Point:
     shots: int
 
 
-@dataclass(frozen=True)
-class Curve:
+@dataclass(frozen=True, kw_only=True)
+class Curve(Settings):
     """What is trained, and where."""
 
     recipe: str
-    profile: str | None
-    overrides: tuple[str, ...]
-    hub: Path
-    out: Path
 
     @property
     def place(self) -> Path:
@@ -84,18 +80,16 @@ class Curve:
         """A point, from training to scores, as a process of its own."""
         recipe = load_recipe(self.recipe, self.profile, self._chosen(point), SegmentationRecipe)
         _, subtask, dimensions = self.recipe.split("-")
-        chosen = ["--subtask", subtask, "--dimensions", dimensions]
-        chosen += ["--draws", str(point.draw), "--shots", str(point.shots)]
-        chosen += ["--profile", self.profile] if self.profile else []
-        places = ["--hub", str(self.hub), "--out", str(self.out)]
+        chosen = {"subtask": subtask, "dimensions": dimensions}
+        chosen |= {"draws": point.draw, "shots": point.shots}
         return Job(
             f"draw{point.draw}-{algorithm(point.shots)}",
-            ["-m", "covidseg.trainers.kshot", "--one", *chosen, *places, *self.overrides],
+            self.process("kshot", chosen),
             [(self.run(point), recipe.train.steps)],
             [self.run(point) / SCORES],
         )
 
-    def measure(self, point: Point, workers: int | None = None) -> pd.DataFrame:
+    def measure(self, point: Point) -> pd.DataFrame:
         """Predict and score a point's test scans, where that is not done; the scores."""
         from covidseg.scoring.scores import read_scores, write_scores
 
@@ -105,43 +99,30 @@ class Curve:
         for fault in predict_part(open_runs([run]), part, predictions):
             print(f"not segmented: {fault}")
         if not (run / SCORES).exists():
-            scores = score_part(part, predictions, algorithm=name, workers=workers)
+            scores = score_part(part, predictions, algorithm=name, workers=self.workers)
             write_scores(scores, run / SCORES)
         return read_scores(run / SCORES)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; see the module's text."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # a recipe's value may be the beginning of an option
-        epilog="Every value of the recipe can be given too: --train.epochs 5; docs/recipes.md "
-        "lists them.",
+    parser = protocol_parser(
+        __doc__, "demo (minutes on phantoms) or full (nnU-Net's)", "runs/kshot"
     )
     parser.add_argument("--subtask", default="infection", choices=["lung", "infection", "union"])
     parser.add_argument("--dimensions", default="2d", choices=["2d", "3d"])
     parser.add_argument("--shots", nargs="+", type=int, default=list(SHOTS))
     parser.add_argument("--draws", nargs="+", type=int, default=list(range(DRAWS)))
-    parser.add_argument("--profile", help="demo (minutes on phantoms) or full (nnU-Net's)")
-    parser.add_argument("--hub", type=Path, default=Path("data/hub"), help="dataset repository")
-    parser.add_argument("--out", type=Path, default=Path("runs/kshot"), help="folder of the runs")
-    # One of the processes that go side by side.
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args(arguments)
     curve = Curve(
-        f"task1-{options.subtask}-{options.dimensions}",
-        options.profile,
-        tuple(overrides),
-        options.hub,
-        options.out,
+        recipe=f"task1-{options.subtask}-{options.dimensions}", **settings(options, overrides)
     )
     points = [Point(number, shots) for number in options.draws for shots in options.shots]
     if options.one:
         for point in points:
             if not manifest.is_complete(curve.run(point)):
                 supervised.main(curve.words(point))
-            curve.measure(point, workers=1)
+            curve.measure(point)
         return
     run_side_by_side(unfinished([curve.job(point) for point in points]), curve.place / "logs")
     bar = progress_bar(points, desc="collecting", unit="run", leave=False)

@@ -11,7 +11,6 @@ given again.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,26 +25,21 @@ from covidseg.engine.task_data import part_names, read_part
 from covidseg.trainers import supervised
 from covidseg.trainers.evaluation import measure
 from covidseg.trainers.options import run_main
+from covidseg.trainers.protocol import Settings, protocol_parser, settings
 from covidseg.trainers.report import draw_extremes, write_report
-from covidseg.trainers.side_by_side import Job, is_alone, run_side_by_side, unfinished
+from covidseg.trainers.side_by_side import Job
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
-class Protocol:
+@dataclass(frozen=True, kw_only=True)
+class Protocol(Settings):
     """What of Task 1 is run."""
 
     subtasks: tuple[str, ...]
     dimensions: tuple[str, ...]
     folds: tuple[int, ...]
-    profile: str | None
-    overrides: tuple[str, ...]
-    hub: Path
-    out: Path
-    # One of the processes that the protocol starts side by side.
-    one: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,13 +74,10 @@ def run_folder(protocol: Protocol, fold: Fold) -> Path:
 def job(protocol: Protocol, fold: Fold) -> Job:
     """A fold, from training to scores, as a process of its own."""
     recipe, run = _recipe(protocol, fold), run_folder(protocol, fold)
-    chosen = ["--subtasks", fold.subtask, "--dimensions", fold.dimensions]
-    chosen += ["--folds", str(fold.number)]
-    chosen += ["--profile", protocol.profile] if protocol.profile else []
-    places = ["--hub", str(protocol.hub), "--out", str(protocol.out)]
+    chosen = {"subtasks": fold.subtask, "dimensions": fold.dimensions, "folds": fold.number}
     return Job(
         f"{fold.recipe_name}-fold{fold.number}",
-        ["-m", "covidseg.trainers.task1", "--one", *chosen, *places, *protocol.overrides],
+        protocol.process("task1", chosen),
         [(run, recipe.train.steps)],
         [_scores(run, name) for name in _tests(protocol, recipe)],
     )
@@ -129,7 +120,7 @@ def run_fold(protocol: Protocol, fold: Fold) -> pd.DataFrame | None:
             _scores(folder, name),
             accelerator,
             algorithm=algorithm,
-            workers=1 if protocol.one else None,
+            workers=protocol.workers,
         )
         if found is not None:
             frames.append(found)
@@ -149,10 +140,7 @@ def run(protocol: Protocol) -> None:
     from covidseg.scoring.tables import render_tables
 
     chosen = folds(protocol)
-    if is_alone() and not protocol.one:
-        run_side_by_side(
-            unfinished([job(protocol, fold) for fold in chosen]), protocol.out / "logs"
-        )
+    protocol.run_unfinished([job(protocol, fold) for fold in chosen])
     found = [run_fold(protocol, fold) for fold in chosen]
     frames = [frame for frame in found if frame is not None]
     if frames and not protocol.one:
@@ -170,11 +158,8 @@ def _draw(protocol: Protocol, fold: Fold, scores: pd.DataFrame) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; see the module's text."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # a recipe's value may be the beginning of an option
-        epilog="Every value of the recipes can be given too: --train.epochs 5.",
+    parser = protocol_parser(
+        __doc__, "demo (minutes on phantoms) or full (the paper's)", "runs/task1"
     )
     parser.add_argument(
         "--subtasks", nargs="+", default=["lung", "infection"],
@@ -182,21 +167,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("--dimensions", nargs="+", default=["3d"], choices=["2d", "3d"])
     parser.add_argument("--folds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--profile", help="demo (minutes on phantoms) or full (the paper's)")
-    parser.add_argument("--hub", type=Path, default=Path("data/hub"))
-    parser.add_argument("--out", type=Path, default=Path("runs/task1"))
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args(arguments)
     run(
         Protocol(
-            tuple(options.subtasks),
-            tuple(options.dimensions),
-            tuple(options.folds),
-            options.profile,
-            tuple(overrides),
-            options.hub,
-            options.out,
-            options.one,
+            subtasks=tuple(options.subtasks),
+            dimensions=tuple(options.dimensions),
+            folds=tuple(options.folds),
+            **settings(options, overrides),
         )
     )
 

@@ -13,7 +13,6 @@ done is kept: an interrupted call goes on where it was when it is given again.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +30,9 @@ from covidseg.generalization.sources import source_parts
 from covidseg.trainers import domain_generalization
 from covidseg.trainers.evaluation import measure
 from covidseg.trainers.options import run_main
+from covidseg.trainers.protocol import Settings, protocol_parser, settings
 from covidseg.trainers.report import draw_extremes, write_report
-from covidseg.trainers.side_by_side import Job, is_alone, run_side_by_side, unfinished
+from covidseg.trainers.side_by_side import Job
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,17 +120,11 @@ class Arm:
         return words
 
 
-@dataclass(frozen=True)
-class Protocol:
+@dataclass(frozen=True, kw_only=True)
+class Protocol(Settings):
     """What of Task 2 is run."""
 
     arms: tuple[Arm, ...]
-    profile: str | None
-    overrides: tuple[str, ...]
-    hub: Path
-    out: Path
-    # One of the processes that the protocol starts side by side.
-    one: bool = False
 
 
 def arms(
@@ -163,13 +157,10 @@ def run_folder(protocol: Protocol, arm: Arm) -> Path:
 def job(protocol: Protocol, arm: Arm) -> Job:
     """An arm, from training to scores, as a process of its own."""
     run = run_folder(protocol, arm)
-    chosen = ["--subtasks", arm.subtask, "--sources", arm.source, "--methods", arm.method]
-    chosen += ["--seeds", str(arm.seed)]
-    chosen += ["--profile", protocol.profile] if protocol.profile else []
-    places = ["--hub", str(protocol.hub), "--out", str(protocol.out)]
+    chosen = {"subtasks": arm.subtask, "sources": arm.source, "methods": arm.method}
     return Job(
         "-".join([arm.subtask, arm.source, arm.method, f"seed{arm.seed}"]),
-        ["-m", "covidseg.trainers.task2", "--one", *chosen, *places, *protocol.overrides],
+        protocol.process("task2", {**chosen, "seeds": arm.seed}),
         [(run, _recipe(protocol, arm).train.steps)],
         [_scores(run, *measured) for measured in _measured(protocol, arm)],
     )
@@ -219,7 +210,7 @@ def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
             _scores(folder, configuration, name),
             accelerator,
             algorithm=arm.algorithm,
-            workers=1 if protocol.one else None,
+            workers=protocol.workers,
         )
         if found is not None:
             frames.append(found)
@@ -250,10 +241,7 @@ def run(protocol: Protocol) -> None:
     # All that is missing is said before the first training, not after hours of it.
     for name in dict.fromkeys(n for arm in protocol.arms for n in [*arm.learnt, *arm.tested]):
         source_parts(protocol.hub, name)
-    if is_alone() and not protocol.one:
-        run_side_by_side(
-            unfinished([job(protocol, arm) for arm in protocol.arms]), protocol.out / "logs"
-        )
+    protocol.run_unfinished([job(protocol, arm) for arm in protocol.arms])
     found = [run_arm(protocol, arm) for arm in protocol.arms]
     frames = [frame for frame in found if frame is not None]
     if frames and not protocol.one:
@@ -263,11 +251,8 @@ def run(protocol: Protocol) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; see the module's text."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # a recipe's value may be the beginning of an option
-        epilog="Every value of the recipes can be given too: --train.epochs 5.",
+    parser = protocol_parser(
+        __doc__, "demo (minutes on phantoms) or full (the paper's)", "runs/task2"
     )
     parser.add_argument("--subtasks", nargs="+", default=list(SOURCES), choices=list(SOURCES))
     parser.add_argument(
@@ -283,19 +268,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="default: each alone, and all together",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--profile", help="demo (minutes on phantoms) or full (the paper's)")
-    parser.add_argument("--hub", type=Path, default=Path("data/hub"))
-    parser.add_argument("--out", type=Path, default=Path("runs/task2"))
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args(arguments)
     run(
         Protocol(
-            arms(options.subtasks, options.methods, options.sources, options.seeds),
-            options.profile,
-            tuple(overrides),
-            options.hub,
-            options.out,
-            options.one,
+            arms=arms(options.subtasks, options.methods, options.sources, options.seeds),
+            **settings(options, overrides),
         )
     )
 

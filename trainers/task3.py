@@ -12,7 +12,6 @@ the benchmark's tables with the published rows beneath and paired comparisons. W
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +26,9 @@ from covidseg.generalization.sources import source_parts
 from covidseg.trainers import transfer
 from covidseg.trainers.evaluation import measure
 from covidseg.trainers.options import run_main
+from covidseg.trainers.protocol import Settings, protocol_parser, settings
 from covidseg.trainers.report import draw_extremes, write_report
-from covidseg.trainers.side_by_side import Job, is_alone, run_side_by_side, unfinished
+from covidseg.trainers.side_by_side import Job
 from covidseg.trainers.transfer import TransferRecipe, open_transfer_run
 
 if TYPE_CHECKING:
@@ -41,19 +41,13 @@ SOURCES = {
 METHODS = ("alone", "joint", "heads", "marginal", "finetune")
 
 
-@dataclass(frozen=True)
-class Protocol:
+@dataclass(frozen=True, kw_only=True)
+class Protocol(Settings):
     """What of Task 3 is run."""
 
     sources: tuple[tuple[str, str], ...]  # subtask, source
     methods: tuple[str, ...]
     folds: tuple[int, ...]
-    profile: str | None
-    overrides: tuple[str, ...]
-    hub: Path
-    out: Path
-    # One of the processes that the protocol starts side by side.
-    one: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,13 +87,10 @@ def run_folder(protocol: Protocol, arm: Arm) -> Path:
 def job(protocol: Protocol, arm: Arm) -> Job:
     """An arm, from training to scores, as a process of its own."""
     run, recipe = run_folder(protocol, arm), _recipe(protocol, arm)
-    chosen = ["--subtasks", arm.subtask, "--sources", arm.source, "--methods", arm.method]
-    chosen += ["--folds", str(arm.fold)]
-    chosen += ["--profile", protocol.profile] if protocol.profile else []
-    places = ["--hub", str(protocol.hub), "--out", str(protocol.out)]
+    chosen = {"subtasks": arm.subtask, "sources": arm.source, "methods": arm.method}
     return Job(
         "-".join(run.relative_to(protocol.out).parts),
-        ["-m", "covidseg.trainers.task3", "--one", *chosen, *places, *protocol.overrides],
+        protocol.process("task3", {**chosen, "folds": arm.fold}),
         transfer.stages(recipe, run),
         [_scores(run, recipe.data.name, name) for name in _measured(protocol, arm, recipe)],
     )
@@ -152,7 +143,7 @@ def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
             _scores(folder, recipe.data.name, name),
             accelerator,
             algorithm=method,
-            workers=1 if protocol.one else None,
+            workers=protocol.workers,
         )
         if found is not None:
             frames.append(found)
@@ -176,10 +167,9 @@ def run(protocol: Protocol) -> None:
         for fold in protocol.folds:
             source_parts(protocol.hub, f"task3-{source}-fold{fold}")
     chosen = arms(protocol)
-    if is_alone() and not protocol.one:
-        # Without the source, one training is that of all sources.
-        jobs = {run_folder(protocol, arm): job(protocol, arm) for arm in chosen}
-        run_side_by_side(unfinished(list(jobs.values())), protocol.out / "logs")
+    # Without the source, one training is that of all sources.
+    jobs = {run_folder(protocol, arm): job(protocol, arm) for arm in chosen}
+    protocol.run_unfinished(list(jobs.values()))
     found = [run_arm(protocol, arm) for arm in chosen]
     frames = [frame for frame in found if frame is not None]
     if frames and not protocol.one:
@@ -190,21 +180,14 @@ def run(protocol: Protocol) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; see the module's text."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # a recipe's value may be the beginning of an option
-        epilog="Every value of the recipes can be given too: --train.epochs 5.",
+    parser = protocol_parser(
+        __doc__, "demo (minutes on phantoms) or full (the paper's)", "runs/task3"
     )
     every = [source for named in SOURCES.values() for source in named]
     parser.add_argument("--subtasks", nargs="+", default=list(SOURCES), choices=list(SOURCES))
     parser.add_argument("--sources", nargs="+", default=every, choices=every)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--folds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--profile", help="demo (minutes on phantoms) or full (the paper's)")
-    parser.add_argument("--hub", type=Path, default=Path("data/hub"))
-    parser.add_argument("--out", type=Path, default=Path("runs/task3"))
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args(arguments)
     chosen = tuple(
         (subtask, source)
@@ -214,14 +197,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     run(
         Protocol(
-            chosen,
-            tuple(options.methods),
-            tuple(options.folds),
-            options.profile,
-            tuple(overrides),
-            options.hub,
-            options.out,
-            options.one,
+            sources=chosen,
+            methods=tuple(options.methods),
+            folds=tuple(options.folds),
+            **settings(options, overrides),
         )
     )
 

@@ -63,7 +63,7 @@ class TransferConfig:
         Its learning rate there, as a share of `optim.lr`.
     """
 
-    method: Literal["alone", "joint", "heads", "marginal", "finetune"] = "finetune"
+    method: Literal["alone", "joint", "heads", "marginal", "finetune"] = "joint"
     finetune_share: float = 0.5
     finetune_lr: float = 0.1
 
