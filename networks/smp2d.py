@@ -32,7 +32,7 @@ def build_smp(config: NetworkConfig) -> nn.Module:
             expected="one of " + ", ".join(sorted(classes)),
         )
     local = _local_weights(config.encoder_weights)
-    sizes = {}
+    sizes: dict[str, object] = {}
     if config.decoder_channels is not None:
         # Networks without this setting would swallow it.
         if "decoder_channels" not in inspect.signature(classes[config.architecture]).parameters:
@@ -40,7 +40,11 @@ def build_smp(config: NetworkConfig) -> nn.Module:
                 f"network.decoder_channels with network.architecture {config.architecture}",
                 expected="null: that network fixes its own sizes",
             )
-        sizes = {"decoder_channels": config.decoder_channels}
+        # Each of its stages undoes one of the encoder's: fewer of them, and the encoder ends sooner.
+        sizes = {
+            "decoder_channels": config.decoder_channels,
+            "encoder_depth": len(config.decoder_channels),
+        }
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch.jit's, from within the library

@@ -63,6 +63,19 @@ def test_channels_of_the_2d_decoder():
     assert network(torch.randn(2, 1, 64, 64)).shape == (2, 2, 64, 64)
 
 
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet18"])
+def test_four_decoder_stages_leave_out_the_encoders_last(encoder):
+    sizes = {}
+    for channels in ((32, 16, 16, 8, 4), (16, 16, 8, 4)):
+        network = build_network(replace(TINY_2D, encoder=encoder, decoder_channels=channels))
+        assert network(torch.randn(2, 1, 64, 64)).shape == (2, 2, 64, 64)
+        network(torch.randn(2, 1, 64, 64)).sum().backward()
+        trained = [p for p in network.parameters() if p.requires_grad]
+        assert all(p.grad is not None for p in trained)
+        sizes[len(channels)] = sum(p.numel() for p in trained)
+    assert sizes[4] < sizes[5] / 3
+
+
 def test_building_draws_the_same_weights_after_the_same_seed():
     def build():
         torch.manual_seed(3)
@@ -150,7 +163,7 @@ def test_contradictions_of_3d_networks_are_refused(changes, message):
         ({"features": (1, 2)}, "fixes its own sizes"),
         ({"encoder": "resnet81"}, "perhaps resnet"),
         ({"architecture": "Unett"}, "UnetPlusPlus"),
-        ({"decoder_channels": (8, 4)}, "decoder_channels to null"),
+        ({"decoder_channels": (8,) * 7}, "decoder_channels to null"),
         ({"architecture": "FPN", "decoder_channels": (8, 4)}, "fixes its own sizes"),
         ({"encoder": "resnet18", "encoder_weights": "nonsense"}, "no weights 'nonsense'"),
     ],

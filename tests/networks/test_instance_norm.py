@@ -50,8 +50,6 @@ def test_a_large_plane_far_from_zero_keeps_its_digits():
     x = x.contiguous(memory_format=torch.channels_last)
     exact = nn.functional.instance_norm(x.double())
     assert (InstanceNorm2d(4)(x).double() - exact).abs().max() < 1e-5
-    lossy = nn.functional.group_norm(x, 4)
-    assert (InstanceNorm2d(4)(x) - lossy).abs().max() < 0.1
 
 
 PLAIN = NetworkConfig(
