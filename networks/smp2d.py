@@ -40,7 +40,7 @@ def build_smp(config: NetworkConfig) -> nn.Module:
                 f"network.decoder_channels with network.architecture {config.architecture}",
                 expected="null: that network fixes its own sizes",
             )
-        # Each of its stages undoes one of the encoder's: fewer of them, and the encoder ends sooner.
+        # Each stage undoes one of the encoder's: with fewer of them, the encoder ends sooner.
         sizes = {
             "decoder_channels": config.decoder_channels,
             "encoder_depth": len(config.decoder_channels),

@@ -80,11 +80,10 @@ class Curve(Settings):
         """A point, from training to scores, as a process of its own."""
         recipe = load_recipe(self.recipe, self.profile, self._chosen(point), SegmentationRecipe)
         _, subtask, dimensions = self.recipe.split("-")
-        chosen = {"subtask": subtask, "dimensions": dimensions}
-        chosen |= {"draws": point.draw, "shots": point.shots}
+        chosen = {"subtask": subtask, "dimensions": dimensions, "draws": point.draw}
         return Job(
             f"draw{point.draw}-{algorithm(point.shots)}",
-            self.process("kshot", chosen),
+            self.process("kshot", {**chosen, "shots": point.shots}),
             [(self.run(point), recipe.train.steps)],
             [self.run(point) / SCORES],
         )
