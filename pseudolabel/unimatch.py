@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from covidseg.engine.cache import IGNORE_LABEL
 from covidseg.engine.cutmix import cutmix
+from covidseg.engine.distributed import sum_over_processes
 from covidseg.engine.ema import Ema
-from covidseg.engine.loss_functions import soft_dice_loss
 from covidseg.engine.losses import DiceCrossEntropy
 from covidseg.engine.method import Method, Progress
 from covidseg.networks.build import evaluation_mode
@@ -21,14 +21,16 @@ from covidseg.pseudolabel.streams import STRONG_VIEWS
 from covidseg.pseudolabel.together import Outputs, apart, finest, seeds_of
 
 _CUTMIX, _DROPOUT = 3, 4  # apart from the other draws that are made from a sample's seed
+_SMOOTH = 1e-5
 
 
 class UniMatch(Method):
     """What is predicted on a weak view is learnt on two strong ones and on perturbed features.
 
-    ½·[L_x + ¼·(L_s1 + L_s2) + ½·L_fp]: L_x is supervised; the others are soft Dice against the
-    classes predicted on the weak view, where their probability reaches the threshold. The strong
-    views are CutMix pairs; L_fp is of the weak view with half of its features' channels dropped.
+    ½·[L_x + ¼·(L_s1 + L_s2) + ½·L_fp]: L_x is supervised; the others are `squared_dice_loss` to
+    the classes predicted on the weak view, where their probability reaches the threshold. The
+    strong views are CutMix pairs; L_fp is of the weak view with half of its features' channels
+    dropped.
     The student predicts (UniMatch), or the averaged teacher where there is one (V2).
     """
 
@@ -65,8 +67,8 @@ class UniMatch(Method):
         images = [labelled["image"], unlabelled["image"], *strong]
         seen, perturbed, *views = self._outputs(images, seeds_of(unlabelled, _DROPOUT))
         found = self.loss(seen, labelled["label"])
-        on_views = sum(self._against(v, t) for v, t in zip(views, targets, strict=True))
-        on_features = self._against(perturbed, pseudo)
+        on_views = sum(squared_dice_loss(finest(v), t) for v, t in zip(views, targets, strict=True))
+        on_features = squared_dice_loss(finest(perturbed), pseudo)
         return {
             **found,
             "loss": 0.5 * (found["loss"] + 0.25 * on_views + 0.5 * on_features),
@@ -101,6 +103,27 @@ class UniMatch(Method):
         features = drop_channels(features, self.config.dropout, seeds, weak)
         return apart(decode(self.student, features), sizes)
 
-    def _against(self, outputs: Outputs, pseudo: Tensor) -> Tensor:
-        smooth = self.loss.config.smooth
-        return soft_dice_loss(finest(outputs), pseudo, smooth=smooth, ignore_label=IGNORE_LABEL)
+
+def squared_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """One minus the classes' mean of (2·Σp·g + 1e-5) / (Σp² + Σg² + 1e-5), as the authors' code.
+
+    The background is a class too: of lesions alone, the first few that a network believes in, found
+    nowhere near the true ones, confirm themselves. Sums are over the voxels of the batch of all
+    processes that are not ``IGNORE_LABEL``; without any the loss is zero.
+
+    Parameters
+    ----------
+    logits
+        ``(B, C, *spatial)`` before softmax.
+    target
+        ``(B, *spatial)`` int64.
+    """
+    known = target != IGNORE_LABEL
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    shape = (1, -1, *[1] * (logits.ndim - 2))
+    g = (target.unsqueeze(1) == classes.view(shape)).float()
+    p = logits.float().softmax(1) * known.unsqueeze(1)
+    axes = (0, *range(2, logits.ndim))
+    sums = torch.stack([(p * g).sum(axes), p.square().sum(axes), g.sum(axes)])
+    both, predicted, true = sum_over_processes(sums).unbind()
+    return 1 - ((2 * both + _SMOOTH) / (predicted + true + _SMOOTH)).mean()

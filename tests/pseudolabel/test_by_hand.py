@@ -237,8 +237,14 @@ class Halved(Voxelwise):
 
 
 def dice_loss(p, g):
-    """One minus 2·Σpg / (Σp + Σg)."""
-    return 1 - 2 * sum(a * b for a, b in zip(p, g, strict=True)) / (sum(p) + sum(g))
+    """Lesion's and background's mean of one minus (2·Σpg + s) / (Σp² + Σg² + s), s = 10⁻⁵."""
+    dice = []
+    for flip in (False, True):
+        a, b = ([1 - v for v in values] if flip else values for values in (p, g))
+        both = sum(x * y for x, y in zip(a, b, strict=True))
+        squares = sum(x * x for x in a) + sum(y * y for y in b)
+        dice.append((2 * both + 1e-5) / (squares + 1e-5))
+    return 1 - sum(dice) / 2
 
 
 def test_unimatch_weighs_its_terms():
@@ -275,7 +281,7 @@ def test_unimatch_drops_channels_of_the_weak_view_alone():
         # The only channel is zero (p = 1/2) or twice what it was.
         twice = 1 / (1 + math.exp(-2 * logit(0.99)))
         value = found["features"].item()
-        if value == pytest.approx(dice_loss((0.5,), (1,)), rel=1e-4):
+        if value == pytest.approx(dice_loss((0.5,), (1,)), rel=1e-3):
             dropped.append(seed)
         else:
             assert value == pytest.approx(dice_loss((twice,), (1,)), abs=1e-6)
