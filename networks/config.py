@@ -58,7 +58,7 @@ class NetworkConfig:
     decoder_channels
         Channels of each decoder stage, lowest resolution first (`smp` only); null for the
         library's, 256 to 16 in a U-Net, which suit large encoders. Four instead of five leave
-        out the encoder's last stage, which costs a processor most for the fewest pixels.
+        out the encoder's last stage.
     encoder_weights
         Null for random weights; the path of a local weight file (.safetensors, .pth, .pt); or a
         name that segmentation-models-pytorch knows, such as `imagenet`, fetched from its hub.
