@@ -1,6 +1,6 @@
 """What each method of domain generalisation adds to a training step.
 
-    python benchmarks/augmentation_cost.py [--dimensions 2] [--wide] [--steps 20] [--rounds 3]
+    python benchmarks/augmentation_cost.py [--dimensions 2] [--steps 20] [--rounds 3] [--json X]
 
 A step is nnU-Net's augmentation, forward, loss, backward, clipping and optimiser on one fixed batch
 on the training device; nothing is read. `added` is the method's own transforms as a share of the
@@ -41,14 +41,13 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def plain_recipe(dimensions: int, wide: bool) -> GeneralizationRecipe:
-    """The benchmark's network and patch on a GPU; without, small patches, and few channels unless
-    it is to be as ``wide`` as nnU-Net's."""
+def plain_recipe(dimensions: int) -> GeneralizationRecipe:
+    """The benchmark's network on a GPU, one for seconds without."""
     gpu = torch.cuda.is_available()
     spacing = (5.0, 0.742, 0.742) if gpu else (5.0, 1.5, 1.5)
     shape = (62, 512, 512) if gpu else ((16, 64, 64) if dimensions == 3 else (16, 128, 128))
     planned = plan(spacing[3 - dimensions :], shape[3 - dimensions :])
-    features = None if gpu or wide else (8, 16, 32, 64, 64, 64, 64, 64)[: len(planned.strides)]
+    features = None if gpu else (8, 16, 32, 64, 64, 64, 64, 64)[: len(planned.strides)]
     network = NetworkConfig(
         dimensions=2 if dimensions == 2 else 3,
         classes=3,
@@ -155,14 +154,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each turn")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each")
     parser.add_argument("--json", type=Path, help="write the result there")
-    parser.add_argument(
-        "--wide", action="store_true", help="nnU-Net's channels on a processor too, 32 to 512"
-    )
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    recipe = plain_recipe(arguments.dimensions, arguments.wide)
+    recipe = plain_recipe(arguments.dimensions)
     whole: dict[str, list[float]] = {name: [] for name in METHODS}
     own: dict[str, list[float]] = {name: [] for name in METHODS}
     for _ in range(arguments.rounds):
@@ -180,7 +176,6 @@ def main() -> None:
         "torch": torch.__version__,
         "patch": recipe.patch.size,
         "batch_size": recipe.patch.batch_size,
-        "features": recipe.network.features,
         "plain_step_ms": 1000 * plain,
         "methods": {
             name: {

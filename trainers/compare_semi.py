@@ -28,7 +28,7 @@ from covidseg.pseudolabel.recipe import PseudolabelRecipe
 from covidseg.pseudolabel.rounds import ROUNDS
 from covidseg.trainers import pseudolabel
 from covidseg.trainers.evaluation import predict_part, score_part
-from covidseg.trainers.options import run_main
+from covidseg.trainers.options import recipe_parser, run_main
 from covidseg.trainers.side_by_side import Job, run_side_by_side
 
 if TYPE_CHECKING:
@@ -168,13 +168,7 @@ def by_seed(scores: pd.DataFrame) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; see the module's text."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # a recipe's value may be the beginning of an option
-        epilog="Every value of the recipe can be given too: --train.epochs 5; docs/recipes.md "
-        "lists them.",
-    )
+    parser = recipe_parser(__doc__)
     parser.add_argument("--recipe", default="covid1920-semi", help="a YAML file, or one's name")
     parser.add_argument("--profile", help="demo (for phantoms) or full")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)

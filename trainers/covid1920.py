@@ -12,7 +12,6 @@ is kept: an interrupted call goes on where it was when it is given again.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from covidseg.pseudolabel.pool import gather
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
 from covidseg.pseudolabel.rounds import label_pool, train_student, train_teacher
 from covidseg.trainers.evaluation import predict_part, score_part
-from covidseg.trainers.options import run_main
+from covidseg.trainers.options import recipe_parser, run_main
 from covidseg.trainers.submission import write_submission
 
 if TYPE_CHECKING:
@@ -216,13 +215,7 @@ def report(protocol: Protocol, scores: pd.DataFrame) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; see the module's text."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # a recipe's value may be the beginning of an option
-        epilog="Every value of the recipe can be given too: --train.epochs 5; docs/recipes.md "
-        "lists them.",
-    )
+    parser = recipe_parser(__doc__)
     parser.add_argument("--recipe", default="covid1920-rank01-hu", help="a YAML file, or a name")
     parser.add_argument("--profile", help="demo (minutes on phantoms) or full (the winner's)")
     parser.add_argument("--folds", nargs="+", type=int, default=[0, 1, 2, 3, 4])

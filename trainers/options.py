@@ -23,15 +23,20 @@ def parse(
     return recipe, options.out, options.resume
 
 
-def trainer_parser(description: str) -> argparse.ArgumentParser:
-    """The options of every trainer; one with further ones adds them."""
-    parser = argparse.ArgumentParser(
+def recipe_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser beside whose options a recipe's values are given."""
+    return argparse.ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # a recipe's value may be the beginning of an option
         epilog="Every value of the recipe can be given too: --train.epochs 5 --optim.lr=0.001; "
         "docs/recipes.md lists them.",
     )
+
+
+def trainer_parser(description: str) -> argparse.ArgumentParser:
+    """The options of every trainer; one with further ones adds them."""
+    parser = recipe_parser(description)
     parser.add_argument(
         "--recipe", required=True, help="a YAML file, or the name of one in recipes/"
     )

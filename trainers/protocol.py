@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from covidseg.trainers.options import recipe_parser
 from covidseg.trainers.side_by_side import Job, is_alone, run_side_by_side, unfinished
 
 
@@ -58,13 +59,7 @@ class Settings:
 
 def protocol_parser(description: str, profile: str, out: str) -> argparse.ArgumentParser:
     """A parser with the options of `Settings`; ``profile`` says which there are."""
-    parser = argparse.ArgumentParser(
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # a recipe's value may be the beginning of an option
-        epilog="Every value of the recipes can be given too: --train.epochs 5; docs/recipes.md "
-        "lists them.",
-    )
+    parser = recipe_parser(description)
     parser.add_argument("--profile", help=profile)
     parser.add_argument("--hub", type=Path, default=Path("data/hub"), help="dataset repository")
     parser.add_argument("--out", type=Path, default=Path(out), help="folder of the runs")

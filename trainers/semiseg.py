@@ -27,7 +27,7 @@ from covidseg.engine.segmentation import SegmentationRecipe
 from covidseg.engine.task_data import read_part
 from covidseg.imaging.nifti import read_nifti
 from covidseg.trainers.evaluation import extremes, predict_part, score_part
-from covidseg.trainers.options import run_main
+from covidseg.trainers.options import recipe_parser, run_main
 from covidseg.trainers.overlays import Shown, draw_overlays
 from covidseg.trainers.side_by_side import Job, run_side_by_side
 
@@ -45,13 +45,7 @@ def run_name(fold: int | None) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; see the module's text."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # a recipe's value may be the beginning of an option
-        epilog="Every value of the recipe can be given too: --train.epochs 5; docs/recipes.md "
-        "lists them.",
-    )
+    parser = recipe_parser(__doc__)
     parser.add_argument("--recipe", default="semiseg-2d", help="a YAML file, or one's name")
     add_profile(parser)
     parser.add_argument("--hub", type=Path, default=Path("data/hub"), help="dataset repository")

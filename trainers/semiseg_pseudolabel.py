@@ -12,7 +12,6 @@ command goes on after an interruption.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from covidseg.engine import manifest
 from covidseg.engine.recipes import load_recipe
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
 from covidseg.pseudolabel.rounds import ROUNDS
-from covidseg.trainers.options import run_main
+from covidseg.trainers.options import recipe_parser, run_main
 from covidseg.trainers.semiseg import (
     FOLDS,
     add_profile,
@@ -41,13 +40,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; see the module's text."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # a recipe's value may be the beginning of an option
-        epilog="Every value of the recipe can be given too: --train.epochs 5; docs/recipes.md "
-        "lists them.",
-    )
+    parser = recipe_parser(__doc__)
     parser.add_argument("--recipe", default="semiseg-pseudolabel", help="a YAML file, or its name")
     add_profile(parser)
     parser.add_argument("--hub", type=Path, default=Path("data/hub"), help="dataset repository")
