@@ -84,6 +84,9 @@ class GridConfig:
         (z, y, x); null takes nnU-Net's choice, in 2D too.
     plane_size
         (y, x) that slice pictures are stretched to.
+    lung_and_tissue
+        Of `picture`: the greys that each picture's aerated lung and soft tissue are brought to, so
+        that pictures of different windows look alike; null leaves them as they are.
     low, high, mean, std
         See `covidseg.inference.preprocessing.Preprocessing`.
     """
@@ -92,6 +95,7 @@ class GridConfig:
     window_hu: tuple[float, float] = (-1250.0, 250.0)
     spacing_mm: tuple[float, float, float] | None = None
     plane_size: tuple[int, int] | None = None
+    lung_and_tissue: tuple[float, float] | None = None
     low: float | None = None
     high: float | None = None
     mean: float | None = None
@@ -102,7 +106,13 @@ class GridConfig:
         if self.low is None or self.high is None or self.mean is None or self.std is None:
             raise ConfigError("the intensities are not measured yet")
         return Preprocessing(
-            self.low, self.high, self.mean, self.std, self.spacing_mm, self.plane_size
+            self.low,
+            self.high,
+            self.mean,
+            self.std,
+            self.spacing_mm,
+            self.plane_size,
+            self.lung_and_tissue,
         )
 
 
@@ -277,6 +287,11 @@ def planned(
 
 
 def _planned_grid(grid: GridConfig, spacing, measured) -> GridConfig:
+    if grid.lung_and_tissue is not None and grid.intensity != "picture":
+        raise ConfigError(
+            f"grid.lung_and_tissue is set and grid.intensity is {grid.intensity}",
+            remedy="leave it out; it is for pictures, whose greys mean something else in each",
+        )
     if grid.intensity == "ct":
         numbers = measured.low, measured.high, measured.mean, measured.std
     else:

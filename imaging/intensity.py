@@ -36,6 +36,40 @@ def window_to_hu(data: NDArray[Any], window_hu: tuple[float, float]) -> NDArray[
     return result
 
 
+def lung_and_tissue(picture: NDArray[Any]) -> tuple[float, float] | None:
+    """Greys of aerated lung and of soft tissue in an 8-bit picture of a chest, whatever its window.
+
+    Otsu's threshold parts dark from bright. Lung is the tenth percentile
+    of what is dark, which lesions that fill most of a lung do not move much; tissue is the median
+    of what is bright. None for a picture of one grey.
+
+    Parameters
+    ----------
+    picture
+        Of any shape and dtype; values in [0, 255], rounded.
+    """
+    greys = np.rint(picture).clip(0, 255).astype(np.uint8)
+    counts = np.bincount(greys.ravel(), minlength=256)
+    if np.count_nonzero(counts) < 2:
+        return None
+    dark = greys <= otsu_threshold(counts)
+    return float(np.percentile(greys[dark], 10)), float(np.median(greys[~dark]))
+
+
+def otsu_threshold(counts: NDArray[np.integer]) -> int:
+    """The last bin of the darker of two classes, chosen so that they differ most.
+
+    ``counts`` (n,) is a histogram with at least two bins that are not empty. Otsu, IEEE Trans. SMC
+    9, 1979.
+    """
+    below = counts.cumsum(dtype=np.float64)
+    above = below[-1] - below
+    sums = (counts * np.arange(len(counts))).cumsum(dtype=np.float64)
+    # Variance between the classes, times a constant; where one is empty there is none.
+    between = (sums[-1] * below - sums * below[-1]) ** 2 / np.maximum(below * above, 1)
+    return int(between.argmax())
+
+
 def _checked(window_hu: tuple[float, float]) -> tuple[float, float]:
     low, high = window_hu
     if not low < high:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covidseg.core.errors import ConfigError
-from covidseg.imaging.intensity import window_to_hu
+from covidseg.imaging.intensity import lung_and_tissue, window_to_hu
 from covidseg.imaging.resample import reorient, resample_spacing, resample_to_grid
 from covidseg.imaging.volume import Volume
 from covidseg.registry.cases import Intensity
@@ -36,6 +36,9 @@ class Preprocessing:
         (z, y, x) of the network's grid; null keeps each scan's own.
     plane_size
         (y, x) that every plane is stretched to, for slice pictures, which have no spacing.
+    lung_and_tissue
+        Greys that a picture's aerated lung and soft tissue are brought to before anything else, so
+        that pictures of different windows look alike; null leaves them as they are.
     """
 
     low: float
@@ -44,6 +47,7 @@ class Preprocessing:
     std: float
     spacing_mm: tuple[float, float, float] | None = None
     plane_size: tuple[int, int] | None = None
+    lung_and_tissue: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
@@ -52,6 +56,13 @@ class Preprocessing:
             raise ConfigError(f"the intensities' std is {self.std}", expected="above 0")
         if self.spacing_mm is not None and self.plane_size is not None:
             raise ConfigError("both spacing_mm and plane_size are set", remedy="set one of them")
+        if (
+            self.lung_and_tissue is not None
+            and not self.lung_and_tissue[0] < self.lung_and_tissue[1]
+        ):
+            raise ConfigError(
+                f"lung_and_tissue is {self.lung_and_tissue}", expected="lung darker than tissue"
+            )
 
     @property
     def air(self) -> float:
@@ -63,6 +74,8 @@ class Preprocessing:
         if intensity.scale == "windowed":
             assert intensity.window_hu is not None
             data = window_to_hu(data, intensity.window_hu)
+        if self.lung_and_tissue is not None:
+            data = _brought_to(self.lung_and_tissue, data)
         result = np.clip(data, self.low, self.high, dtype=np.float32, casting="unsafe")
         result -= np.float32(self.mean)
         result /= np.float32(self.std)
@@ -110,6 +123,16 @@ class Prepared:
     affine: NDArray[np.float64]
     scan_shape: tuple[int, int, int]
     scan_affine: NDArray[np.float64]
+
+
+def _brought_to(wanted: tuple[float, float], data: NDArray[Any]) -> NDArray[Any]:
+    found = lung_and_tissue(data)
+    if found is None:
+        return data
+    scale = (wanted[1] - wanted[0]) / (found[1] - found[0])
+    return (data.astype(np.float32) - np.float32(found[0])) * np.float32(scale) + np.float32(
+        wanted[0]
+    )
 
 
 def _stretched(upright: Volume, plane_size: Sequence[int], *, is_label: bool) -> Volume:

@@ -6,7 +6,14 @@ from hypothesis.extra import numpy as hnp
 
 from covidseg.core.errors import ConfigError, IntensityError
 from covidseg.imaging.casting import exact_cast
-from covidseg.imaging.intensity import find_nonfinite, guess_scale, hu_to_window, window_to_hu
+from covidseg.imaging.intensity import (
+    find_nonfinite,
+    guess_scale,
+    hu_to_window,
+    lung_and_tissue,
+    otsu_threshold,
+    window_to_hu,
+)
 
 WINDOW = (-1250.0, 250.0)
 
@@ -118,3 +125,37 @@ def test_casts_that_lose_are_refused(value, dtype):
 def test_casts_that_round_are_allowed_between_floats():
     assert exact_cast(np.array([0.1]), np.float32)[0] == np.float32(0.1)
     assert np.isnan(exact_cast(np.array([np.nan]), np.float32)[0])
+
+
+def test_lung_and_tissue_by_hand():
+    # Ten dark pixels, the tenth percentile between the two least: 10 + 0.9 * 10; five bright ones.
+    picture = np.array([10, 20, 20, 20, 20, 20, 20, 30, 30, 40, 190, 200, 210, 210, 255], np.uint8)
+    assert lung_and_tissue(picture) == (pytest.approx(19), 210)
+
+
+@given(hnp.arrays(np.int64, 256, elements=st.integers(0, 50)))
+def test_threshold_is_as_good_as_scikit_images(counts):
+    filters = pytest.importorskip("skimage.filters")
+    counts[[3, 200]] += 1
+
+    def between(threshold):
+        greys = np.repeat(np.arange(256), counts)
+        dark, bright = greys[greys <= threshold], greys[greys > threshold]
+        return dark.size * bright.size * (dark.mean() - bright.mean()) ** 2
+
+    # Several can be equally good.
+    reference = between(filters.threshold_otsu(hist=counts))
+    assert between(otsu_threshold(counts)) == pytest.approx(reference)
+
+
+def test_a_picture_of_one_grey_has_neither_lung_nor_tissue():
+    assert lung_and_tissue(np.full((3, 4), 7, np.uint8)) is None
+
+
+@given(st.floats(0.4, 1), st.integers(0, 100))
+def test_lung_and_tissue_follow_the_window(scale, offset):
+    picture = np.random.default_rng(0).choice([30, 40, 60, 90, 200, 210, 220], 500)
+    lung, tissue = lung_and_tissue(picture)
+    moved_lung, moved_tissue = lung_and_tissue(picture * scale + offset * (1 - scale))
+    assert moved_lung == pytest.approx(lung * scale + offset * (1 - scale), abs=0.6)
+    assert moved_tissue == pytest.approx(tissue * scale + offset * (1 - scale), abs=0.6)

@@ -105,6 +105,19 @@ def test_normalisation_worked_by_hand():
     assert settings.air == -2.0
 
 
+def test_pictures_of_two_windows_become_one():
+    greys = np.random.default_rng(0).choice([20, 30, 50, 100, 180, 200, 230], (16, 16, 1))
+    settings = Preprocessing(low=0, high=255, mean=0, std=1, lung_and_tissue=(32, 208))
+    bright, dark = (settings.normalise(values, HU) for values in (greys, 10 + greys * 0.4))
+    np.testing.assert_allclose(bright, dark, atol=1)
+    # Lung is 20, the tenth percentile of what is dark, and tissue 200.
+    np.testing.assert_allclose(bright[greys == 20], 32, rtol=1e-5)
+    np.testing.assert_allclose(bright[greys == 200], 208, rtol=1e-5)
+    np.testing.assert_allclose(bright[greys == 100], 32 + 80 / 180 * 176, rtol=1e-5)
+    flat = np.full((4, 4, 1), 9.0)
+    np.testing.assert_array_equal(settings.normalise(flat, HU), flat)
+
+
 def test_pictures_are_stretched_and_come_back_in_their_own_size():
     volume = scan((37, 50, 1), orientation="LPS")
     settings = Preprocessing(low=-1250, high=250, mean=-1250, std=1500, plane_size=(64, 64))
@@ -140,6 +153,10 @@ def test_labels_follow_the_image():
                 "plane_size": (8, 8),
             },
             "both spacing_mm and plane_size",
+        ),
+        (
+            {"low": 0, "high": 1, "mean": 0, "std": 1, "lung_and_tissue": (208, 32)},
+            "lung darker than tissue",
         ),
     ],
 )
