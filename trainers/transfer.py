@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from covidseg.core.errors import ConfigError
-from covidseg.engine import manifest
 from covidseg.engine.checkpoint import load_predictor
 from covidseg.engine.distributed import start_processes
 from covidseg.engine.loop import Result, train
@@ -126,17 +125,22 @@ def _finetune(
     recipe: TransferRecipe, source: Part, covid: Part, out: Path, *, resume: bool
 ) -> Result:
     chosen, last = recipe.transfer, _tuning_epochs(recipe)
-    first = dataclasses.replace(recipe.train, epochs=recipe.train.epochs - last)
+    # Planned for the scans that it is for, as nnU-Net asks of those who fine-tune: clipped to the
+    # Hounsfield units of tumours, ground glass would be lost.
+    accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
+    with accelerator.main_process_first():
+        plan = planned(recipe, covid.cases, covid.targets, progress=accelerator.is_main_process)
+    first = dataclasses.replace(
+        plan,
+        train=dataclasses.replace(recipe.train, epochs=recipe.train.epochs - last),
+        data=recipe.data,
+    )
     before = out / PRETRAINED
-    if not (resume and manifest.is_complete(before)):
-        _stage(dataclasses.replace(recipe, train=first), source, before, resume=resume)
-    # The same grid, patch and network, or the weights would not fit.
-    plan = read_run(before, TransferRecipe)
+    _stage(first, source, before, resume=resume)
     tuned = dataclasses.replace(
         plan,
         train=dataclasses.replace(recipe.train, epochs=last),
         optim=dataclasses.replace(recipe.optim, lr=recipe.optim.lr * chosen.finetune_lr),
-        data=dataclasses.replace(recipe.data, labels=plan.data.labels),
     )
     return _stage(tuned, covid, out, resume=resume, weights=before)
 

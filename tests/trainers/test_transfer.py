@@ -57,6 +57,8 @@ def test_finetune_goes_on_from_the_source(transfer, tmp_path):
     run = transfer(tmp_path / "run", "--transfer.method=finetune")
     first, second = read_run(run / "pretrained", TransferRecipe), read_run(run, TransferRecipe)
     assert (first.grid, first.network, first.patch) == (second.grid, second.network, second.patch)
+    # Both are planned for the four scans alone.
+    assert second.grid == read_run(transfer(tmp_path / "alone", "--transfer.method=alone")).grid
     assert (first.train.epochs, second.train.epochs) == (1, 1)
     assert second.optim.lr == pytest.approx(0.1 * first.optim.lr)
     counts = [
