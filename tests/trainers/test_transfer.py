@@ -54,13 +54,14 @@ def test_every_method_learns_and_predicts(transfer, tmp_path, method):
 
 @pytest.mark.slow
 def test_finetune_goes_on_from_the_source(transfer, tmp_path):
-    run = transfer(tmp_path / "run", "--transfer.method=finetune")
+    words = ["--transfer.method=finetune", "--transfer.finetune_share=0.5"]
+    run = transfer(tmp_path / "run", *words)
     first, second = read_run(run / "pretrained", TransferRecipe), read_run(run, TransferRecipe)
     assert (first.grid, first.network, first.patch) == (second.grid, second.network, second.patch)
     # Both are planned for the four scans alone.
     assert second.grid == read_run(transfer(tmp_path / "alone", "--transfer.method=alone")).grid
     assert (first.train.epochs, second.train.epochs) == (1, 1)
-    assert second.optim.lr == pytest.approx(0.1 * first.optim.lr)
+    assert second.optim.lr == pytest.approx(0.5 * first.optim.lr)
     counts = [
         len(json.loads((folder / "manifest.json").read_text())["data"]["train"]["cases"])
         for folder in (run / "pretrained", run)
@@ -68,7 +69,7 @@ def test_finetune_goes_on_from_the_source(transfer, tmp_path):
     assert counts == [40, 4]
     recipe = replace(second, train=replace(second.train, epochs=2))
     assert stages(recipe, run) == [(run / "pretrained", 2), (run, 2)]
-    transfer(run, "--resume", "--transfer.method=finetune")  # all is done: nothing happens
+    transfer(run, "--resume", *words)  # all is done: nothing happens
 
 
 @pytest.mark.slow
