@@ -49,7 +49,10 @@ def test_each_fold_has_a_student_of_its_own_teacher(hub, tmp_path, capsys, monke
     teachers, out = tmp_path / "teachers", tmp_path / "students"
     semiseg.main(["--out", str(teachers), *shared])
     capsys.readouterr()
-    semiseg_pseudolabel.main(["--teachers", str(teachers), "--out", str(out), *shared])
+    # An epoch with the pool, and one on the labelled slices alone.
+    words = [word.replace("train.epochs=1", "train.epochs=2") for word in shared]
+    words += ["--rounds.fine_tune_epochs=1", "--teachers", str(teachers)]
+    semiseg_pseudolabel.main(["--out", str(out), *words])
     said = capsys.readouterr().out
     assert "Gain by the unlabelled slices (PHANTOMS): " in said
     assert "PHANTOMS" in said.split("Students:")[1]
