@@ -39,9 +39,9 @@ def window_to_hu(data: NDArray[Any], window_hu: tuple[float, float]) -> NDArray[
 def lung_and_tissue(picture: NDArray[Any]) -> tuple[float, float] | None:
     """Greys of aerated lung and of soft tissue in an 8-bit picture of a chest, whatever its window.
 
-    Otsu's threshold parts dark from bright. Lung is the tenth percentile
-    of what is dark, which lesions that fill most of a lung do not move much; tissue is the median
-    of what is bright. None for a picture of one grey.
+    Otsu's threshold parts dark from bright. Lung is the tenth percentile of what is dark, which
+    stays low while some of the lung is aerated; tissue is the median of what is bright. None for a
+    picture of one grey.
 
     Parameters
     ----------

@@ -56,13 +56,9 @@ class Preprocessing:
             raise ConfigError(f"the intensities' std is {self.std}", expected="above 0")
         if self.spacing_mm is not None and self.plane_size is not None:
             raise ConfigError("both spacing_mm and plane_size are set", remedy="set one of them")
-        if (
-            self.lung_and_tissue is not None
-            and not self.lung_and_tissue[0] < self.lung_and_tissue[1]
-        ):
-            raise ConfigError(
-                f"lung_and_tissue is {self.lung_and_tissue}", expected="lung darker than tissue"
-            )
+        greys = self.lung_and_tissue
+        if greys is not None and not greys[0] < greys[1]:
+            raise ConfigError(f"lung_and_tissue is {greys}", expected="lung darker than tissue")
 
     @property
     def air(self) -> float:
