@@ -73,6 +73,9 @@ class TrainConfig:
     ema
         Decay of an exponential moving average of the weights, which is then what predicts; null for
         none.
+    start
+        Folder of a run whose weights training starts from; null for random ones. The run has the
+        same network and labels.
     compile
         Compile the networks by torch.compile: minutes at the start, faster steps after.
     processes
@@ -94,6 +97,7 @@ class TrainConfig:
     clip_norm: float | None = 12.0
     mixed_precision: Literal["no", "bf16", "fp16", "auto"] = "no"
     ema: float | None = None
+    start: str | None = field(default=None, metadata=FREE)
     compile: bool = field(default=False, metadata=FREE)
     processes: int | None = field(default=None, metadata=FREE)
     workers: int = field(default=1, metadata=FREE)

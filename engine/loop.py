@@ -558,6 +558,7 @@ class _Run:
                 config_sha256=fingerprint(self.config),
                 data=data,
                 seed=self.recipe.seed,
+                start=self.settings.start,
                 device=self.accelerator.device,
                 processes=self.accelerator.num_processes,
             )

@@ -87,13 +87,15 @@ def begin(
     config_sha256: str,
     data: Mapping[str, Mapping[str, Any]],
     seed: int,
+    start: str | None = None,
     device: torch.device,
     processes: int,
 ) -> dict[str, Any]:
     """The manifest of a run that starts now.
 
     ``data`` is, by name of the stream, what each data set says of itself in its ``provenance``: its
-    own hash, its split's hash, and whether its cases are phantoms.
+    own hash, its split's hash, and whether its cases are phantoms. ``start`` is the run whose
+    weights it starts from.
     """
     phantom = [part["phantom"] for part in data.values() if "phantom" in part]
     return {
@@ -109,6 +111,7 @@ def begin(
         "processes": processes,
         "threads": torch.get_num_threads(),
         "seed": seed,
+        "start": start and _started_from(Path(start)),
         # Any phantom makes the result one on phantoms; unknown stays unknown.
         "phantom": any(phantom) if phantom else None,
         "data": {name: dict(part) for name, part in data.items()},
@@ -117,6 +120,13 @@ def begin(
         "resumed": [],
         "result": None,
     }
+
+
+def _started_from(run: Path) -> dict[str, Any]:
+    """What is known of a run whose weights another starts from."""
+    known = read(run) or {}
+    names = ("finished", "phantom", "config_sha256")
+    return {"run": str(run), **{name: known.get(name) for name in names}}
 
 
 def write(run_dir: Path, manifest: Mapping[str, Any]) -> None:

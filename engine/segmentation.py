@@ -14,6 +14,7 @@ from torch import nn
 from covidseg.core.errors import ConfigError
 from covidseg.engine.augmentation import Augmentation, AugmentationConfig
 from covidseg.engine.cache import CachedCase, TrainingCase, prepare
+from covidseg.engine.checkpoint import last_checkpoint, load_predictor, read_description
 from covidseg.engine.config import FREE, Recipe
 from covidseg.engine.cutmix import cutmix
 from covidseg.engine.distributed import native_precision
@@ -316,12 +317,39 @@ def cached_cases(
 
 
 def new_network(recipe: SegmentationRecipe, place: int = 0) -> nn.Module:
-    """A network with first weights that are a function of the recipe's seed and ``place``."""
+    """A network with first weights that are a function of the recipe's seed and ``place``, or
+    those of the run `train.start`, which the network of place 0 alone takes.
+
+    Raises
+    ------
+    UnreadableFileError
+        That run has no whole checkpoint.
+    ConfigError
+        It is of another network, or of other labels.
+    """
     seed_everything(derived_seed(recipe.seed, place))
     network = build_network(recipe.network)
+    if recipe.train.start is not None and place == 0:
+        _refuse_other_labels(recipe, Path(recipe.train.start))
+        load_predictor(network, recipe.train.start)
     if recipe.network.dimensions == 2:
         network.to(memory_format=preferred_layout(network))
     return network
+
+
+def _refuse_other_labels(recipe: SegmentationRecipe, start: Path) -> None:
+    checkpoint = last_checkpoint(start)
+    if checkpoint is None:
+        return  # which loading says
+    labels = read_description(checkpoint)["config"].get("data", {}).get("labels", [])
+    if tuple(labels) != recipe.data.labels:
+        raise ConfigError(
+            f"this run, which train.start names, predicts {', '.join(labels) or 'nothing named'}",
+            path=start,
+            expected=", ".join(recipe.data.labels),
+            remedy="start from a run that was trained for the recipe's labels, or from random "
+            "weights: --train.start null",
+        )
 
 
 @dataclass(frozen=True)

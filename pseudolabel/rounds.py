@@ -16,6 +16,7 @@ Called again, it goes on where it was: at the same scan of the pool, at the same
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 from covidseg.core.errors import ConfigError
 from covidseg.core.parallel import default_workers
 from covidseg.engine.cache import CachedCase, TrainingCase, prepare_readable
-from covidseg.engine.checkpoint import load_predictor
 from covidseg.engine.loop import Result, train
 from covidseg.engine.runs import read_run
 from covidseg.engine.seeds import derived_seed
@@ -52,7 +52,6 @@ from covidseg.pseudolabel.recipe import PseudolabelRecipe
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from torch import nn
 
 ROUNDS = "rounds"
 # Spacings that differ by less than this share are one.
@@ -195,15 +194,13 @@ def fit(
     Goes on from the run's last checkpoint.
     """
 
-    def make(place: int) -> nn.Module:
-        network = new_network(recipe, place)
-        if start is not None:
-            load_predictor(network, start)
-        return network
-
+    if start is not None:
+        recipe = dataclasses.replace(
+            recipe, train=dataclasses.replace(recipe.train, start=str(start))
+        )
     watched = DiceValidation(FixedPatches(recipe, labelled), recipe.data.labels)
     return train(
-        new_method(recipe, make),
+        new_method(recipe, functools.partial(new_network, recipe)),
         training_streams(recipe, labelled, unlabelled, provenance),
         recipe,
         run,

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-ImageFormat = Literal["nifti", "dicom", "picture"]
+# Of a "picture, back first" columns run to the patient's front, of a "picture" to the back.
+ImageFormat = Literal["nifti", "dicom", "picture", "picture, back first"]
 MaskFormat = Literal["nifti", "rtstruct", "picture"]
 Sides = Literal["declared", "verified", "by_centroid"]
 

@@ -104,7 +104,7 @@ def _image_findings(case: Case, image: Volume, check: CaseCheck) -> Iterator[Fin
             f"is on the scale {guess.scale!r} ({guess.reason}); expected {declared!r}",
             "take the file from the dataset's own download, or bring it onto that scale",
         )
-    if case.image_format == "picture":
+    if declared == "picture":
         return
     low, high = _SPACING_MM
     if not all(low <= spacing <= high for spacing in image.spacing_mm):

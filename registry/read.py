@@ -32,6 +32,7 @@ from covidseg.registry.labels import (
 
 # A slice picture has no spacing: 1 mm stands in. Its axes run to the patient's left and back.
 PICTURE_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
+_BACK_FIRST_AFFINE = np.diag([-1.0, 1.0, 1.0, 1.0])
 
 # A mask brought onto another grid may lose this share of its volume at the image's border.
 _LOST_SHARE = 0.05
@@ -54,6 +55,8 @@ def read_image(case: Case) -> Volume:
         return read_nifti(case.image)
     if case.image_format == "picture":
         return _picture(case.image)
+    if case.image_format == "picture, back first":
+        return Volume(_picture(case.image).data, _BACK_FIRST_AFFINE)
     series = ct_series(case)
     return read_series(series) if series else read_series(case.image, series_uid=case.series_uid)
 

@@ -14,7 +14,7 @@ As published. The multi-class part holds the same slices again, with lesion type
 
 from __future__ import annotations
 
-from covidseg.registry.cases import Intensity
+from covidseg.registry.cases import ImageFormat, Intensity
 from covidseg.registry.dataset import (
     IMAGE,
     Annotation,
@@ -30,11 +30,21 @@ _AGAIN = "again"
 _FILE = r"(?P<name>[\w.-]+)\.(?:jpe?g|png|bmp|tiff?)"
 
 
+# The pool's slices of this source have the spine where others have the breastbone.
+_BACK_FIRST = rf"(?=[\w.-]*coronacases){_FILE}"
+_FRONT_FIRST = rf"(?![\w.-]*coronacases){_FILE}"
+
+
 def _part(folder: str, cohort: str, image: str, annotation: str) -> tuple[Pattern, Pattern]:
     return (
         Pattern("published", image, f"{folder}/Imgs", r"\g<name>", _FILE, cohort, format="picture"),
         Pattern("published", annotation, f"{folder}/GT", r"\g<name>", _FILE, cohort),
     )
+
+
+def _pool(file: str, form: ImageFormat) -> Pattern:
+    folder = "LungInfection-Train/Pseudo-label/Imgs"
+    return Pattern("published", IMAGE, folder, r"\g<name>", file, "unlabelled", format=form)
 
 
 class CovidSemiSeg(Dataset):
@@ -80,15 +90,8 @@ class CovidSemiSeg(Dataset):
         *_part("MultiClassInfection-Train", "train", _AGAIN, "lesion_types"),
         *_part("LungInfection-Test", "test", IMAGE, "infection"),
         *_part("MultiClassInfection-Test", "test", _AGAIN, "lesion_types"),
-        Pattern(
-            "published",
-            IMAGE,
-            "LungInfection-Train/Pseudo-label/Imgs",
-            r"\g<name>",
-            _FILE,
-            "unlabelled",
-            format="picture",
-        ),
+        _pool(_FRONT_FIRST, "picture"),
+        _pool(_BACK_FIRST, "picture, back first"),
     )
     intensity = "8-bit grey values, lung window of unknown limits; no HU and no spacing"
     expected_counts = {"train": 50, "test": 48, "unlabelled": 1600}
@@ -99,7 +102,8 @@ class CovidSemiSeg(Dataset):
     listed_cohorts = ("train",)
     oddities = {
         "": "The unlabelled slices are cut from the scans of COVID-19-CT-Seg: never a pool for"
-        " task 1 or 3. Slices are cropped to the lungs and stored transposed.",
+        " task 1 or 3. Slices are cropped to the lungs and stored transposed; those of coronacases"
+        " with the back first.",
         "10": "the same slice as 43 at another size",
         "43": "the same slice as 10 at another size",
     }

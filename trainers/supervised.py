@@ -26,15 +26,20 @@ from covidseg.engine.segmentation import (
     training_stream,
     with_precision,
 )
+from covidseg.engine.task_data import Part
 from covidseg.engine.validation import DiceValidation
 from covidseg.trainers.options import parse, run_main
 
 
 def run(recipe: SegmentationRecipe, out: Path, *, resume: bool = False) -> Result:
     """Train as the recipe says, and leave the run's folder ``out`` behind."""
+    return learn(recipe, training_part(recipe.data), out, resume=resume)
+
+
+def learn(recipe: SegmentationRecipe, part: Part, out: Path, *, resume: bool = False) -> Result:
+    """Train as the recipe says on a part, whatever its ``data`` section says."""
     recipe = with_precision(recipe)
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
-    part = training_part(recipe.data)
     with accelerator.main_process_first():
         progress = accelerator.is_main_process
         recipe = planned(recipe, part.cases, part.targets, progress=progress)

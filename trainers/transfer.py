@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from covidseg.core.errors import ConfigError
-from covidseg.engine.checkpoint import load_predictor
 from covidseg.engine.distributed import start_processes
 from covidseg.engine.loop import Result, train
 from covidseg.engine.losses import build_loss
@@ -139,15 +138,13 @@ def _finetune(
     _stage(first, source, before, resume=resume)
     tuned = dataclasses.replace(
         plan,
-        train=dataclasses.replace(recipe.train, epochs=last),
+        train=dataclasses.replace(recipe.train, epochs=last, start=str(before)),
         optim=dataclasses.replace(recipe.optim, lr=recipe.optim.lr * chosen.finetune_lr),
     )
-    return _stage(tuned, covid, out, resume=resume, weights=before)
+    return _stage(tuned, covid, out, resume=resume)
 
 
-def _stage(
-    recipe: TransferRecipe, part: Part, out: Path, *, resume: bool, weights: Path | None = None
-) -> Result:
+def _stage(recipe: TransferRecipe, part: Part, out: Path, *, resume: bool) -> Result:
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
     mode = recipe.transfer.method
     channels = Channels.plan([row.dataset for row in part.rows], part.targets)
@@ -159,8 +156,6 @@ def _stage(
         recipe = planned(recipe, listed, targets, progress=progress)
         cases = cached_cases(recipe, listed, progress=progress)
     network = new_network(recipe)
-    if weights is not None:
-        load_predictor(network, weights)
     loss = build_loss(recipe.loss)
     method: Method = Supervised(network, loss)
     if mode in ("heads", "marginal"):

@@ -16,7 +16,7 @@ from covidseg.registry.phantom.layouts import LAYOUTS, Job, write_text
 from covidseg.registry.phantom.marker import MARKER
 from covidseg.registry.phantom.scan import SIZES
 
-VERSION = 1
+VERSION = 2
 """Counts changes to what is drawn: phantoms of different versions are different data."""
 
 

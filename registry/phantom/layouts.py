@@ -384,7 +384,9 @@ def semiseg_write(job: Job, folder: Path) -> None:
         heights = lungs[np.linspace(0, len(lungs) - 1, count).round().astype(int)]
         for name, z in zip(job.outputs, heights, strict=True):
             crop = _crop(scan.masks["lungs"][:, :, z])
-            _picture(folder / name, _grey(scan.image[:, :, z][crop]))
+            grey = _grey(scan.image[:, :, z][crop])
+            # As in the real set, one source's slices lie with the back first.
+            _picture(folder / name, grey[:, ::-1] if "coronacases" in name else grey)
         return
     drawn = _SAME_SLICE.get(job.case, job.case) if job.part == "train" else job.case
     patient_id = _SAME_PATIENT.get(drawn, drawn) if job.part == "train" else drawn
