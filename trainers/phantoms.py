@@ -22,7 +22,7 @@ from covidseg.engine.config import FREE
 from covidseg.engine.distributed import start_processes
 from covidseg.engine.loop import Result
 from covidseg.engine.segmentation import SegmentationRecipe, with_precision
-from covidseg.engine.task_data import Part, Row, read_part
+from covidseg.engine.task_data import Part, read_part
 from covidseg.registry.hub import build_hub
 from covidseg.registry.phantom.generate import write_phantoms
 from covidseg.splits.tasks import Subtask, configuration
@@ -69,7 +69,7 @@ def run(recipe: PhantomsRecipe, out: Path, *, resume: bool = False) -> Result:
 def draw(recipe: PhantomsRecipe, *, progress: bool = True) -> Part:
     """All labelled phantoms of a recipe's configuration, drawn where they are not there yet.
 
-    Case IDs get the seed behind them, which tells them apart: `12@3`.
+    Case IDs say what tells them apart, part and seed: `test-12@3`.
 
     Raises
     ------
@@ -94,7 +94,11 @@ def draw(recipe: PhantomsRecipe, *, progress: bool = True) -> Part:
             hub = _repository(folder, settings.size, seed, subtask, progress)
         for part in parts:
             read = read_part(hub, name, part)
-            rows += [_with_seed(row, seed) for row in read.rows if row.case.label is not None]
+            for row in read.rows:
+                if row.case.label is not None:
+                    name_here = f"{part}-{row.case.case_id}@{seed}"
+                    case = dataclasses.replace(row.case, case_id=name_here)
+                    rows.append(dataclasses.replace(row, case=case))
             targets = targets or read.targets
     return Part(name, "+".join(parts), rows, targets, phantom=True)
 
@@ -133,11 +137,6 @@ def _repository(folder: Path, size: str, seed: int, subtask: Subtask, progress: 
     # Of whatever data sets have been drawn there: for other configurations, too.
     build_hub(raw, hub, progress=progress)
     return hub
-
-
-def _with_seed(row: Row, seed: int) -> Row:
-    case = dataclasses.replace(row.case, case_id=f"{row.case.case_id}@{seed}")
-    return dataclasses.replace(row, case=case)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

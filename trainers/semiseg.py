@@ -2,11 +2,12 @@
 
     python trainers/semiseg.py --hub data/hub --out runs/semiseg
 
-The five folds and the model of all slices train side by side: one on each GPU, or sharing the
-processor's cores. Prints the mean Dice over the 50 slices, each predicted by the model that did not
-see it (and whose fold holds no slice that looks like the same patient's), with a patient-clustered
-interval. The model of all 50, for slices that nobody has seen, is left in `<out>/all`. What is done
-is kept: the same command goes on after an interruption.
+First networks learn from phantoms alone (trainers/phantoms.py, recipe semiseg-phantoms); then the
+five folds and the model of all slices start from their weights, in turn. What can goes side by
+side: one on each GPU, or sharing the processor's cores. Prints the mean Dice over the 50 slices,
+each predicted by the model that did not see it (and whose fold holds no slice that looks like the
+same patient's), with a patient-clustered interval. The model of all 50, for slices that nobody has
+seen, is left in `<out>/all`. What is done is kept: the same command goes on after an interruption.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from covidseg.core.progress import progress_bar
+from covidseg.engine import manifest
 from covidseg.engine.cache import read_training_case
 from covidseg.engine.distributed import native_precision
 from covidseg.engine.recipes import load_recipe
@@ -29,13 +31,16 @@ from covidseg.imaging.nifti import read_nifti
 from covidseg.trainers.evaluation import extremes, predict_part, score_part
 from covidseg.trainers.options import recipe_parser, run_main
 from covidseg.trainers.overlays import Shown, draw_overlays
-from covidseg.trainers.side_by_side import Job, run_side_by_side
+from covidseg.trainers.phantoms import PhantomsRecipe, draw
+from covidseg.trainers.side_by_side import Job, run_side_by_side, unfinished
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FOLDS = range(5)
 AUTO = "auto"
+STARTS = "starts"  # folder of the runs on phantoms, in the driver's output
+_START_OPTION = "--start."
 
 
 def run_name(fold: int | None) -> str:
@@ -50,12 +55,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_profile(parser)
     parser.add_argument("--hub", type=Path, default=Path("data/hub"), help="dataset repository")
     parser.add_argument("--out", type=Path, default=Path("runs/semiseg"), help="folder of the runs")
-    options, overrides = parser.parse_known_args(arguments)
+    parser.add_argument(
+        "--start-recipe",
+        default="semiseg-phantoms",
+        help="recipe of the networks that learn from phantoms; its values are given as "
+        "--start.train.epochs 5",
+    )
+    parser.add_argument(
+        "--starts",
+        type=int,
+        default=2,
+        metavar="N",
+        help="networks that learn from phantoms, by N seeds; 0 starts from random weights",
+    )
+    options, given = parser.parse_known_args(arguments)
+    of_starts, overrides = parted(given)
     profile = said_profile(options.profile)
+    starts = [options.out / STARTS / str(number) for number in range(options.starts)]
 
     def words(fold: int | None) -> list[str]:
         place = ["--data.fold", "null" if fold is None else str(fold)]
-        return [*overrides, *place, "--data.hub", str(options.hub)]
+        start = ["--train.start", str(starts[runs.index(fold) % len(starts)])] if starts else []
+        return [*start, *overrides, *place, "--data.hub", str(options.hub)]
 
     def job(fold: int | None) -> Job:
         recipe = load_recipe(options.recipe, profile, words(fold), SegmentationRecipe)
@@ -64,13 +85,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
         trainer = ["-m", "covidseg.trainers.supervised", "--resume", "--out", str(run)]
         return Job(run_name(fold), [*trainer, *chosen], [(run, recipe.train.steps)])
 
+    def start_job(number: int, run: Path) -> Job:
+        values = ["--seed", str(number), *of_starts]
+        recipe = load_recipe(options.start_recipe, profile, values, PhantomsRecipe)
+        if not number and not manifest.is_complete(run):
+            draw(recipe)  # here, where its progress is seen
+        chosen = ["--recipe", options.start_recipe, "--profile", profile, *values]
+        trainer = ["-m", "covidseg.trainers.phantoms", "--resume", "--out", str(run)]
+        return Job(f"phantoms{number}", [*trainer, *chosen], [(run, recipe.train.steps)])
+
     # The model that people use comes first: on a slow machine all six take hours.
-    run_side_by_side([job(fold) for fold in (None, *FOLDS)], options.out / "logs")
+    runs: tuple[int | None, ...] = (None, *FOLDS)
+    jobs = [job(fold) for fold in runs]
+    if unfinished(jobs):
+        run_side_by_side([start_job(*one) for one in enumerate(starts)], options.out / "logs")
+    run_side_by_side(jobs, options.out / "logs")
     scores = cross_validated(options.out, options.hub, options.recipe)
     print(summary(scores))
     print(f"Per-slice scores: {options.out / 'scores.csv'}. Model of all: {options.out / 'all'}")
     print(how_to_predict(options.out))
     print(f"Best, median and worst slice: {picture(options.out, options.hub, scores)}")
+
+
+def parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Values for the networks that learn from phantoms (`--start.KEY VALUE`), and the others."""
+    of_starts: list[str] = []
+    others: list[str] = []
+    chosen = others
+    for word in words:
+        if word.startswith("--"):
+            chosen = of_starts if word.startswith(_START_OPTION) else others
+        chosen.append(word.replace(_START_OPTION, "--", 1) if chosen is of_starts else word)
+    return of_starts, others
 
 
 def how_to_predict(out: Path) -> str:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 from covidseg.core.errors import ConfigError
 from covidseg.engine import manifest
 from covidseg.engine.recipes import load_recipe
+from covidseg.engine.runs import read_run
+from covidseg.engine.segmentation import SegmentationRecipe
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
 from covidseg.pseudolabel.rounds import ROUNDS
 from covidseg.trainers.options import recipe_parser, run_main
@@ -56,9 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def job(fold: int | None) -> Job:
         name = run_name(fold)
         place = ["--data.fold", "null" if fold is None else str(fold)]
-        words = [*overrides, *place, "--data.hub", str(options.hub)]
-        recipe = load_recipe(options.recipe, profile, words, PseudolabelRecipe)
         teacher = finished(options.teachers / name)
+        # Students start where their teachers did, which may be what phantoms have taught.
+        first = read_run(teacher, SegmentationRecipe).train.start
+        start = [] if first is None else ["--train.start", first]
+        words = [*start, *overrides, *place, "--data.hub", str(options.hub)]
+        recipe = load_recipe(options.recipe, profile, words, PseudolabelRecipe)
         run = options.out / name
         chosen = ["--recipe", options.recipe, "--profile", profile, *words]
         trainer = ["-m", "covidseg.trainers.pseudolabel", "--resume", "--out", str(run)]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from covidseg.engine.runs import read_run, runs_in
 from covidseg.scoring.scores import read_scores
-from covidseg.trainers import semiseg, supervised
+from covidseg.trainers import phantoms, semiseg, supervised
 from covidseg.trainers.semiseg import main
 
 
 def run_here(jobs, logs):
-    """Instead of six processes, each of which would import torch anew."""
+    """Instead of seven processes, each of which would import torch anew."""
     for job in jobs:
-        assert job.arguments[:2] == ["-m", "covidseg.trainers.supervised"]
-        supervised.main(job.arguments[2:])
+        trainer = phantoms if job.name.startswith("phantoms") else supervised
+        assert job.arguments[:2] == ["-m", trainer.__name__]
+        trainer.main(job.arguments[2:])
         assert job.done() == job.steps
 
 
@@ -31,6 +33,14 @@ def test_the_profile_is_the_machines_unless_one_is_asked_for(
     assert semiseg.said_profile("cpu") == "cpu"
 
 
+def test_values_for_the_networks_of_phantoms_are_told_apart():
+    words = ["--train.epochs", "5", "--start.train.epochs", "7", "--start.seed=1", "--seed=2"]
+    assert semiseg.parted(words) == (
+        ["--train.epochs", "7", "--seed=1"],
+        ["--train.epochs", "5", "--seed=2"],
+    )
+
+
 @pytest.mark.slow
 def test_every_slice_is_predicted_by_a_model_that_did_not_see_it(tmp_path, capsys, monkeypatch):
     from covidseg.cli.main import main as covidseg
@@ -41,16 +51,23 @@ def test_every_slice_is_predicted_by_a_model_that_did_not_see_it(tmp_path, capsy
     raw, hub, out = tmp_path / "raw", tmp_path / "hub", tmp_path / "runs"
     write_phantoms(raw, "tiny", datasets=["semiseg"], progress=False, workers=1)
     build_hub(raw, hub, workers=1, progress=False)
-    options = [
-        "--hub", str(hub), "--out", str(out), "--data.cache", str(tmp_path / "cache"),
+    both = [
+        f"--data.cache={tmp_path / 'cache'}",
         "--grid.plane_size=[32,32]", "--patch.size=[32,32]", "--patch.batch_size=2",
         "--train.epochs=1", "--train.steps_per_epoch=1", "--train.workers=0",
         "--train.checkpoint_every=1", "--train.log_every=1", "--train.mixed_precision=no",
         "--window.mirror=false",
     ]  # fmt: skip
+    drawn = ["--phantoms.size=tiny", "--phantoms.seeds=1", f"--phantoms.folder={tmp_path / 'ph'}"]
+    of_starts = [word.replace("--", "--start.", 1) for word in (*both, *drawn)]
+    options = ["--hub", str(hub), "--out", str(out), "--starts=2", *both, *of_starts]
     monkeypatch.setattr(semiseg, "run_side_by_side", run_here)
     main(options)
     assert "50 slices of 50" in capsys.readouterr().out
+    starts = [read_run(out / name).train.start for name in ("all", "fold0", "fold1", "fold4")]
+    assert starts == [str(out / "starts" / number) for number in "0101"]
+    # An ensemble of what is in the folder is of the six, not of the networks of phantoms.
+    assert [run.name for run in runs_in([out])] == ["all", *(f"fold{k}" for k in range(5))]
     scores = read_scores(out / "scores.csv")
     assert scores["case_id"].nunique() == len(scores) == 50
     for fold in range(5):
