@@ -268,6 +268,37 @@ def test_real_nsclc_case(real_data):
         assert dice > 0.99
 
 
+def test_slices_of_the_pool_that_lie_with_the_back_first(tmp_path):
+    from PIL import Image
+
+    folder = tmp_path / "Dataset/TrainingSet/LungInfection-Train/Pseudo-label/Imgs"
+    folder.mkdir(parents=True)
+    stored = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    names = ("Data-1_coronacases_org_001_1", "Data-1_radiopaedia_org_covid-19-pneumonia-7-dcm_1")
+    for name in names:
+        Image.fromarray(stored).save(folder / f"{name}.png")
+    cases = {case.case_id: case for case in find_cases(tmp_path, ["semiseg"]).cases}
+    back_first, upright = (read_image(cases[name]) for name in names)
+    assert (back_first.orientation, upright.orientation) == ("LAS", "LPS")
+    np.testing.assert_array_equal(back_first.data, upright.data)
+
+
+@pytest.mark.real
+def test_real_pool_lies_one_way(real_data):
+    from covidseg.inference.preprocessing import Preprocessing
+
+    small = Preprocessing(0, 255, 0, 1, plane_size=(32, 32))
+    sums = {"coronacases": 0.0, "radiopaedia": 0.0}
+    for case in find_cases(real_data, ["semiseg"]).of("semiseg", "unlabelled")[::20]:
+        source = next(name for name in sums if name in case.case_id)
+        sums[source] += small.image(read_image(case), case.intensity).image[0]
+    one, other = (np.asarray(total) for total in sums.values())
+    alike, upside_down = (
+        np.corrcoef(one.ravel(), turned.ravel())[0, 1] for turned in (other, other[::-1])
+    )
+    assert alike > upside_down + 0.1
+
+
 @pytest.mark.real
 def test_real_covid_semiseg(real_data):
     found = find_cases(real_data, ["semiseg"])
