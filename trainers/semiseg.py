@@ -64,14 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--starts",
         type=int,
-        default=2,
         metavar="N",
-        help="networks that learn from phantoms, by N seeds; 0 starts from random weights",
+        help="networks that learn from phantoms, by N seeds; 0 starts from random weights; 2 "
+        "without it, and 1 by the profile cpu",
     )
     options, given = parser.parse_known_args(arguments)
     of_starts, overrides = parted(given)
     profile = said_profile(options.profile)
-    starts = [options.out / STARTS / str(number) for number in range(options.starts)]
+    count = options.starts if options.starts is not None else 1 if profile == "cpu" else 2
+    starts = [options.out / STARTS / str(number) for number in range(count)]
 
     def words(fold: int | None) -> list[str]:
         place = ["--data.fold", "null" if fold is None else str(fold)]
