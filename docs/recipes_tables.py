@@ -12,6 +12,7 @@ import docstring_parser
 from covidseg.engine.segmentation import SegmentationRecipe
 from covidseg.generalization.config import GeneralizationRecipe
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
+from covidseg.trainers.phantoms import PhantomsRecipe
 from covidseg.trainers.transfer import TransferRecipe
 
 # What the trainers read besides; `trainers/supervised.py` reads the first alone.
@@ -19,6 +20,7 @@ MORE = {
     "trainers/pseudolabel.py": PseudolabelRecipe,
     "trainers/domain_generalization.py": GeneralizationRecipe,
     "trainers/transfer.py": TransferRecipe,
+    "trainers/phantoms.py": PhantomsRecipe,
 }
 PAGE = Path(__file__).with_name("recipes.md")
 MARK = "## All values\n"

@@ -174,6 +174,9 @@ def train_student(
         optim=dataclasses.replace(
             own.optim, lr=own.optim.lr * recipe.rounds.fine_tune_lr, warmup_steps=0
         ),
+        patch=dataclasses.replace(
+            own.patch, batch_size=recipe.rounds.fine_tune_batch_size or own.patch.batch_size
+        ),
     )
     run = final or folder / "fine-tuned"
     return fit(own, cases, [], provenance, run, accelerator, start=result.run_dir)

@@ -56,6 +56,8 @@ class RoundsConfig:
         `train.epochs`.
     fine_tune_lr
         Their learning rate, as a share of `optim.lr`.
+    fine_tune_batch_size
+        Patches a step there, over all processes; null for `patch.batch_size`, as beside the pool.
     """
 
     count: int = 2
@@ -63,6 +65,7 @@ class RoundsConfig:
     from_teacher: bool = False
     fine_tune_epochs: int = 100
     fine_tune_lr: float = 0.1
+    fine_tune_batch_size: int | None = None
     filter: FilterConfig = field(default_factory=FilterConfig)
 
     def check(self, epochs: int) -> None:
@@ -74,6 +77,11 @@ class RoundsConfig:
             raise ConfigError(
                 f"rounds.fine_tune_epochs is {self.fine_tune_epochs}",
                 expected=f"0 to {epochs - 1}, below train.epochs",
+            )
+        if self.fine_tune_batch_size is not None and self.fine_tune_batch_size < 1:
+            raise ConfigError(
+                f"rounds.fine_tune_batch_size is {self.fine_tune_batch_size}",
+                expected="at least 1, or null",
             )
         if self.fine_tune_lr <= 0:
             raise ConfigError(f"rounds.fine_tune_lr is {self.fine_tune_lr}", expected="above 0")

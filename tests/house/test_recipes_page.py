@@ -9,13 +9,15 @@ from covidseg.engine.recipes import recipe_keys
 from covidseg.engine.segmentation import SegmentationRecipe
 from covidseg.generalization.config import GeneralizationRecipe
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
+from covidseg.trainers.phantoms import PhantomsRecipe
 from covidseg.trainers.transfer import TransferRecipe
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 @pytest.mark.parametrize(
-    "schema", [SegmentationRecipe, PseudolabelRecipe, GeneralizationRecipe, TransferRecipe]
+    "schema",
+    [SegmentationRecipe, PseudolabelRecipe, GeneralizationRecipe, TransferRecipe, PhantomsRecipe],
 )
 def test_every_value_is_listed(schema):
     page = (DOCS / "recipes.md").read_text()

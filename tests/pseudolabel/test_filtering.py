@@ -133,6 +133,7 @@ def test_a_stricter_threshold_labels_no_more(p, foreground, background, more):
         RoundsConfig(fine_tune_epochs=10),
         RoundsConfig(fine_tune_epochs=-1),
         RoundsConfig(fine_tune_epochs=1, fine_tune_lr=0),
+        RoundsConfig(fine_tune_epochs=1, fine_tune_batch_size=0),
         RoundsConfig(fine_tune_epochs=1, filter=FilterConfig(foreground=0.5)),
         RoundsConfig(fine_tune_epochs=1, filter=FilterConfig(background=1.1)),
         RoundsConfig(fine_tune_epochs=1, filter=FilterConfig(max_entropy=2)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from covidseg.core.errors import ConfigError
+from covidseg.engine.runs import read_run
 from covidseg.scoring.scores import read_scores
 from covidseg.trainers import pseudolabel, semiseg, semiseg_pseudolabel, supervised
 
@@ -51,13 +52,17 @@ def test_each_fold_has_a_student_of_its_own_teacher(hub, tmp_path, capsys, monke
     capsys.readouterr()
     # An epoch with the pool, and one on the labelled slices alone.
     words = [word.replace("train.epochs=1", "train.epochs=2") for word in shared]
-    words += ["--rounds.fine_tune_epochs=1", "--teachers", str(teachers)]
+    words += ["--rounds.fine_tune_epochs=1", "--rounds.fine_tune_batch_size=3"]
+    words += ["--teachers", str(teachers)]
     semiseg_pseudolabel.main(["--out", str(out), *words])
     said = capsys.readouterr().out
     assert "Gain by the unlabelled slices (PHANTOMS): " in said
     assert "PHANTOMS" in said.split("Students:")[1]
     scores = read_scores(out / "scores.csv")
     assert len(scores) == 10
+    # Beside the pool fewer patches than where the manual labels are alone.
+    sizes = [read_run(out / run).patch.batch_size for run in ("fold0/rounds/1/student", "fold0")]
+    assert sizes == [2, 3]
     # The student of fold 0 was taught by the teacher of fold 0, and the last one by that of all.
     for name in ("fold0", "all"):
         log = (out / name / "manifest.json").read_text()
