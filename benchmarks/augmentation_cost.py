@@ -112,7 +112,8 @@ class Timed:
         self.optimizer = build_optimizer(recipe.optim, self.method.parameter_groups())
         self.batch = batch_of(recipe, device)
         self.engine = AugmentBatch(Augmentation(recipe.augmentation, recipe.patch.size))
-        self.before = [painter(recipe)] if recipe.generalization.synthetic_lesions else []
+        chosen = recipe.generalization
+        self.before = [painter(recipe, chosen.lesions)] if chosen.synthetic_lesions else []
         self.after = changes(recipe)
 
     def with_seeds(self, step: int) -> dict:

@@ -17,13 +17,13 @@ from covidseg.engine.losses import build_loss
 from covidseg.engine.method import Method, Supervised
 from covidseg.engine.runs import open_run, read_run
 from covidseg.engine.seeds import derived_seed
-from covidseg.engine.segmentation import FixedPatches, training_stream
+from covidseg.engine.segmentation import FixedPatches, SegmentationRecipe, training_stream
 from covidseg.engine.stream import Batch, Sample, SizedDataset, Stream, collate
 from covidseg.generalization.batch_norm import AdaptedPredictor
 from covidseg.generalization.bigaug import BigAug, spatial_augmentation
 from covidseg.generalization.config import GeneralizationRecipe
 from covidseg.generalization.consistency import Consistent, GinIpa, ThreeVersions
-from covidseg.generalization.lesions import PaintLesions
+from covidseg.generalization.lesions import LesionConfig, PaintLesions
 from covidseg.generalization.mixstyle import MixStyle
 from covidseg.generalization.random_convolutions import Gin, RandConv
 from covidseg.generalization.slaug import SaliencyBalanced, Slaug
@@ -85,16 +85,23 @@ def completed(recipe: GeneralizationRecipe) -> GeneralizationRecipe:
     return dataclasses.replace(recipe, augmentation=augmentation)
 
 
-def painter(recipe: GeneralizationRecipe) -> PaintLesions:
-    """What paints lesions into the patches of a planned recipe."""
+def painter(
+    recipe: SegmentationRecipe, lesions: LesionConfig, *, relabel: bool = True
+) -> PaintLesions:
+    """What paints lesions into the patches of a planned recipe, whose labels are lungs."""
     grid = recipe.grid.preprocessing()
     assert grid.spacing_mm is not None
     spacing = grid.spacing_mm[3 - recipe.network.dimensions :]
     clip = grid.low, grid.high
+    return PaintLesions(lesions, spacing, grid.mean, grid.std, clip, relabel=relabel)
+
+
+def _own_painter(recipe: GeneralizationRecipe) -> PaintLesions | None:
+    """What a recipe says is painted, if anything."""
     chosen = recipe.generalization
-    return PaintLesions(
-        chosen.lesions, spacing, grid.mean, grid.std, clip, relabel=chosen.synthetic_lesions
-    )
+    if not chosen.paints:
+        return None
+    return painter(recipe, chosen.lesions, relabel=chosen.synthetic_lesions)
 
 
 def changes(recipe: GeneralizationRecipe) -> list[BatchChange]:
@@ -121,11 +128,17 @@ def generalising_stream(
     """The engine's stream of a planned recipe, with lesions painted before its augmentation and
     the method's own changes after it.
     """
+    paint = _own_painter(recipe)
     stream = training_stream(recipe, cases, provenance)
+    return changed(stream, before=[paint] if paint else [], after=changes(recipe))
+
+
+def changed(
+    stream: Stream, *, before: Sequence[BatchChange] = (), after: Sequence[BatchChange] = ()
+) -> Stream:
+    """The stream with further changes of its batches, before and after its augmentation."""
     assert stream.augment is not None
-    before = [painter(recipe)] if recipe.generalization.paints else []
-    every = InTurn((*before, stream.augment, *changes(recipe)))
-    return dataclasses.replace(stream, augment=every)
+    return dataclasses.replace(stream, augment=InTurn((*before, stream.augment, *after)))
 
 
 def build_method(recipe: GeneralizationRecipe, network: nn.Module) -> Method:
@@ -144,20 +157,19 @@ def build_method(recipe: GeneralizationRecipe, network: nn.Module) -> Method:
 
 def watched_patches(recipe: GeneralizationRecipe, cases: Sequence[CachedCase]) -> SizedDataset:
     """The patches of the training side that a run is watched by, with lesions if it paints them."""
-    plain = FixedPatches(recipe, cases)
-    return _Painted(plain, recipe) if recipe.generalization.paints else plain
+    plain, paint = FixedPatches(recipe, cases), _own_painter(recipe)
+    return PaintedPatches(plain, paint, recipe.seed) if paint else plain
 
 
-class _Painted:
+class PaintedPatches:
     """Fixed patches with lesions in all of them."""
 
-    def __init__(self, patches: FixedPatches, recipe: GeneralizationRecipe) -> None:
-        paint = painter(recipe)
+    def __init__(self, patches: FixedPatches, paint: PaintLesions, seed: int) -> None:
         paint = dataclasses.replace(paint, config=dataclasses.replace(paint.config, p=1.0))
         self.samples: list[Sample] = []
         for number, sample in enumerate(patches.samples):
-            seed = torch.tensor([derived_seed(recipe.seed, 2, number)])
-            batch = paint({**collate([sample]), "seed": seed})
+            drawn = torch.tensor([derived_seed(seed, 2, number)])
+            batch = paint({**collate([sample]), "seed": drawn})
             painted = {"image": batch["image"][0], "label": batch["label"][0]}
             self.samples.append({**sample, **painted})
 

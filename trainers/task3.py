@@ -38,7 +38,7 @@ SOURCES = {
     "lung": ("structseg-lung", "nsclc-lung", "msd-lung"),
     "infection": ("msd-tumour", "structseg-target", "nsclc-effusion"),
 }
-METHODS = ("alone", "joint", "heads", "marginal", "finetune")
+METHODS = ("alone", "joint", "heads", "marginal", "finetune", "paint")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +69,15 @@ class Arm:
 
 
 def arms(protocol: Protocol) -> list[Arm]:
-    """All trainings of the protocol, in the order of the tables."""
+    """All trainings of the protocol, in the order of the tables; what is painted is lesions, so
+    there is no such training for lungs.
+    """
     return [
         Arm(subtask, source, method, fold)
         for subtask, source in protocol.sources
         for method in protocol.methods
         for fold in protocol.folds
+        if (subtask, method) != ("lung", "paint")
     ]
 
 

@@ -36,12 +36,17 @@ from covidseg.engine.segmentation import (
 )
 from covidseg.engine.task_data import Part
 from covidseg.engine.validation import DiceValidation
+from covidseg.generalization.build import PaintedPatches, changed, painter
 from covidseg.generalization.heterogeneous import Channels, OfDataset, PartlyLabelled
+from covidseg.generalization.lesions import LesionConfig
+from covidseg.generalization.painted import cases_with_lungs
 from covidseg.inference.predictor import Predictor
 from covidseg.trainers.options import parse, run_main
 
 COVID = "covid-ct-seg"
 PRETRAINED = "pretrained"  # folder of the run on the source alone, in the run's folder
+LUNGS = "lungs"  # and of the masks that lesions are painted into
+STAGED = ("finetune", "paint")
 
 
 @dataclass(frozen=True)
@@ -54,16 +59,20 @@ class TransferConfig:
         `alone`: the COVID-19 scans without the source, as in Task 1. `joint`: both as one, whatever
         they label, as published. `heads`: a head for each dataset. `marginal`: what a dataset does
         not label is part of its background. `finetune`: the source first, then the COVID-19 scans.
+        `paint`: likewise, but what is learnt of the source is lesions painted into its lungs.
     finetune_share
-        Share of the epochs that `finetune` gives to the COVID-19 scans; all methods take the same
-        number of steps.
+        Share of the epochs that `finetune` and `paint` give to the COVID-19 scans; all methods take
+        the same number of steps.
     finetune_lr
-        Its learning rate there, as a share of `optim.lr`.
+        Their learning rate there, as a share of `optim.lr`.
+    lesions
+        How `paint` draws them.
     """
 
-    method: Literal["alone", "joint", "heads", "marginal", "finetune"] = "joint"
+    method: Literal["alone", "joint", "heads", "marginal", "finetune", "paint"] = "joint"
     finetune_share: float = 0.5
     finetune_lr: float = 0.1
+    lesions: LesionConfig = field(default_factory=LesionConfig)
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,8 @@ def _of(part: Part, *, covid: bool) -> Part:
 def run(recipe: TransferRecipe, out: Path, *, resume: bool = False) -> Result:
     """Train as the recipe says, and leave the run's folder ``out`` behind.
 
-    ``finetune`` leaves the run on the source alone in ``out/pretrained``.
+    ``finetune`` and ``paint`` leave the run on the source alone in ``out/pretrained``, ``paint``
+    also the lungs that it found, in ``out/lungs``.
     """
     recipe = with_precision(recipe)
     part = training_part(recipe.data)
@@ -96,14 +106,14 @@ def run(recipe: TransferRecipe, out: Path, *, resume: bool = False) -> Result:
     if method == "alone":
         return _stage(recipe, covid, out, resume=resume)
     source = _of(part, covid=False)
-    if method == "finetune":
+    if method in STAGED:
         return _finetune(recipe, source, covid, out, resume=resume)
     return _stage(recipe, part, out, resume=resume)
 
 
 def stages(recipe: TransferRecipe, out: Path) -> list[tuple[Path, int]]:
     """The runs that a recipe trains, in their order, and the steps of each."""
-    if recipe.transfer.method != "finetune":
+    if recipe.transfer.method not in STAGED:
         return [(out, recipe.train.steps)]
     tuning = _tuning_epochs(recipe) * recipe.train.steps_per_epoch
     return [(out / PRETRAINED, recipe.train.steps - tuning), (out, tuning)]
@@ -124,6 +134,13 @@ def _finetune(
     recipe: TransferRecipe, source: Part, covid: Part, out: Path, *, resume: bool
 ) -> Result:
     chosen, last = recipe.transfer, _tuning_epochs(recipe)
+    if chosen.method == "paint" and not set(covid.targets.values()) <= {"infection", "lesion"}:
+        raise ConfigError(
+            f"transfer.method is paint, and {covid.configuration} is of "
+            + ", ".join(covid.targets.values()),
+            expected="a configuration of infections, such as task3-msd-tumour-fold0",
+            remedy="choose finetune: painted are lesions alone",
+        )
     # Planned for the scans that it is for, as nnU-Net asks of those who fine-tune: clipped to the
     # Hounsfield units of tumours, ground glass would be lost.
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
@@ -135,13 +152,52 @@ def _finetune(
         data=recipe.data,
     )
     before = out / PRETRAINED
-    _stage(first, source, before, resume=resume)
+    if chosen.method == "paint":
+        _painted_stage(first, source, covid.targets, out / LUNGS, before, resume=resume)
+    else:
+        _stage(first, source, before, resume=resume)
     tuned = dataclasses.replace(
         plan,
         train=dataclasses.replace(recipe.train, epochs=last, start=str(before)),
         optim=dataclasses.replace(recipe.optim, lr=recipe.optim.lr * chosen.finetune_lr),
     )
     return _stage(tuned, covid, out, resume=resume)
+
+
+def _painted_stage(
+    recipe: TransferRecipe,
+    source: Part,
+    targets: dict[int, str],
+    lungs: Path,
+    out: Path,
+    *,
+    resume: bool,
+) -> Result:
+    accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
+    with accelerator.main_process_first():
+        progress = accelerator.is_main_process
+        listed, without = cases_with_lungs(source.cases, lungs, progress=progress)
+        recipe = planned(recipe, listed, targets, progress=progress)
+        cases = cached_cases(recipe, listed, progress=progress)
+    if progress:
+        for case_id, fault in without.items():
+            print(f"left out of the source: {case_id}: {fault}")
+    paint = painter(recipe, recipe.transfer.lesions)
+    provenance = {
+        **source.provenance,
+        "labels": {row.dataset: ["painted lesions"] for row in source.rows},
+        "without_lungs": sorted(without),
+    }
+    watched = PaintedPatches(FixedPatches(recipe, cases), paint, recipe.seed)
+    return train(
+        Supervised(new_network(recipe), build_loss(recipe.loss)),
+        changed(training_stream(recipe, cases, provenance), before=[paint]),
+        recipe,
+        out,
+        accelerator=accelerator,
+        validation=DiceValidation(watched, recipe.data.labels),
+        resume=resume,
+    )
 
 
 def _stage(recipe: TransferRecipe, part: Part, out: Path, *, resume: bool) -> Result:
@@ -181,7 +237,9 @@ def _meanings(recipe: TransferRecipe, part: Part) -> dict[str, list[str]]:
     from covidseg.splits.tasks import configuration
 
     subtask, _ = configuration(part.configuration.removesuffix("-clean"))
-    return {a.dataset: sorted(a.meaning) for a in subtask.parts[recipe.data.part]}
+    learnt = {row.dataset for row in part.rows}
+    named = subtask.parts[recipe.data.part]
+    return {a.dataset: sorted(a.meaning) for a in named if a.dataset in learnt}
 
 
 def open_transfer_run(

@@ -72,6 +72,42 @@ def test_finetune_goes_on_from_the_source(transfer, tmp_path):
     transfer(run, "--resume", *words)  # all is done: nothing happens
 
 
+@pytest.fixture(scope="module")
+def lesion_hub(tmp_path_factory):
+    from covidseg.registry.hub import build_hub
+    from covidseg.registry.phantom.generate import write_phantoms
+
+    place = tmp_path_factory.mktemp("lesions")
+    datasets = ["msd", "covid-ct-seg", "mosmed"]
+    write_phantoms(place / "raw", "tiny", datasets=datasets, progress=False, workers=1)
+    build_hub(place / "raw", place / "hub", workers=1, progress=False)
+    return place / "hub"
+
+
+@pytest.mark.slow
+def test_painted_lesions_are_learnt_before_the_four_scans(transfer, lesion_hub, tmp_path):
+    words = [
+        f"--data.hub={lesion_hub}", "--data.configuration=task3-msd-tumour",
+        "--transfer.method=paint", "--transfer.finetune_share=0.5",
+    ]  # fmt: skip
+    run = transfer(tmp_path / "run", *words, recipe="task3-infection")
+    first, second = (
+        json.loads((folder / "manifest.json").read_text()) for folder in (run / "pretrained", run)
+    )
+    learnt = first["data"]["train"]
+    assert learnt["labels"] == {"msd": ["painted lesions"]}
+    assert learnt["without_lungs"] == []
+    assert len(learnt["cases"]) == len(list((run / "lungs").iterdir()))
+    assert second["data"]["train"]["labels"] == {"covid-ct-seg": ["infection"]}
+    assert second["start"]["run"] == str(run / "pretrained")
+    assert read_run(run / "pretrained").data.labels == ("lesion",)
+    found = open_transfer_run(run, device="cpu").predict(scan())
+    assert set(np.unique(found.data)) <= {0, 1}
+    written = {path: path.stat().st_mtime_ns for path in (run / "lungs").iterdir()}
+    transfer(run, "--resume", *words, recipe="task3-infection")  # all is done: nothing happens
+    assert written == {path: path.stat().st_mtime_ns for path in (run / "lungs").iterdir()}
+
+
 @pytest.mark.slow
 def test_chosen_cases_are_learnt_from(transfer, tmp_path):
     words = ["--transfer.method=alone", "--data.cases=[coronacases_007]"]
@@ -86,6 +122,8 @@ def test_what_is_refused(transfer, tmp_path):
     with pytest.raises(ConfigError, match="finetune_share"):
         words = ["--transfer.method=finetune", "--transfer.finetune_share=0.1"]
         transfer(tmp_path / "b", *words)
+    with pytest.raises(ConfigError, match=r"is paint.*left_lung, right_lung.*finetune"):
+        transfer(tmp_path / "d", "--transfer.method=paint")
     with pytest.raises(ConfigError, match="was not found"):
         transfer(tmp_path / "c", "--data.configuration=task3-nsclc-lung")
 

@@ -1,0 +1,59 @@
+"""Aerated lungs of a chest CT by a rule: air inside the body.
+
+For what needs to know where lungs are and not where they end: what is consolidated as far as the
+chest wall is missed, and the large airways are not told from the lungs.
+"""
+
+from __future__ import annotations
+
+import cc3d
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+# Between lung and soft tissue; the usual threshold of lung segmentation.
+_AIR_HU = -400.0
+# Pieces smaller than this share of the largest are bowel, airways, or noise.
+_LEAST_SHARE = 0.1
+# Vessels and small lesions within are lung as well.
+_CLOSING_MM = 3.0
+
+
+def aerated_lungs(hu: NDArray[np.floating | np.integer], spacing_mm: tuple[float, ...]) -> NDArray:
+    """The lungs of a scan, vessels within them included.
+
+    Parameters
+    ----------
+    hu
+        (X, Y, Z), Hounsfield units, Z from foot to head or back.
+    spacing_mm
+        Of those axes.
+
+    Returns
+    -------
+    lungs
+        (X, Y, Z) bool; all False where there is no air inside the body.
+    """
+    air = hu < _AIR_HU
+    pieces, count = cc3d.connected_components(air, connectivity=6, return_N=True)
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    # What reaches the picture's edge in plane is around the patient. The first and last slice are
+    # no edge: scans often end within the lungs.
+    sizes[np.unique(np.concatenate([pieces[[0, -1]].ravel(), pieces[:, [0, -1]].ravel()]))] = 0
+    sizes[0] = 0
+    kept = sizes >= max(1.0, _LEAST_SHARE * sizes.max())
+    lungs = kept[pieces]
+    if not lungs.any():
+        return lungs
+    return _closed(lungs, spacing_mm)
+
+
+def _closed(mask: NDArray, spacing_mm: tuple[float, ...]) -> NDArray:
+    """Closing slice by slice by a disc; slices lie too far apart for a ball."""
+    reach = [max(1, round(_CLOSING_MM / step)) for step in spacing_mm[:2]]
+    x, y = np.ogrid[-reach[0] : reach[0] + 1, -reach[1] : reach[1] + 1]
+    disc = (x / (reach[0] + 0.5)) ** 2 + (y / (reach[1] + 0.5)) ** 2 <= 1
+    margin = [(r, r) for r in reach] + [(0, 0)]
+    wide = np.pad(mask, margin)
+    closed = ndimage.binary_closing(wide, disc[:, :, None])
+    return closed[reach[0] : -reach[0], reach[1] : -reach[1]]
