@@ -133,7 +133,7 @@ def _tuning_epochs(recipe: TransferRecipe) -> int:
 def _finetune(
     recipe: TransferRecipe, source: Part, covid: Part, out: Path, *, resume: bool
 ) -> Result:
-    chosen, last = recipe.transfer, _tuning_epochs(recipe)
+    chosen = recipe.transfer
     if chosen.method == "paint" and not set(covid.targets.values()) <= {"infection", "lesion"}:
         raise ConfigError(
             f"transfer.method is paint, and {covid.configuration} is of "
@@ -141,6 +141,7 @@ def _finetune(
             expected="a configuration of infections, such as task3-msd-tumour-fold0",
             remedy="choose finetune: painted are lesions alone",
         )
+    last = _tuning_epochs(recipe)
     # Planned for the scans that it is for, as nnU-Net asks of those who fine-tune: clipped to the
     # Hounsfield units of tumours, ground glass would be lost.
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
