@@ -47,13 +47,15 @@ def remove_small(
     In 2D, with a spacing of two numbers, the limit is an area in mm².
     """
     labels, count = label_components(mask, connectivity)
-    return _only(mask, labels, _sizes(labels, count) * np.prod(spacing_mm) >= min_volume_mm3)
+    return _only(
+        mask, labels, component_sizes(labels, count) * np.prod(spacing_mm) >= min_volume_mm3
+    )
 
 
 def largest(mask: NDArray[Any], count: int = 1, connectivity: Connectivity = 26) -> NDArray[Any]:
     """A copy of ``mask`` with only its ``count`` largest components; the first found wins a tie."""
     labels, found = label_components(mask, connectivity)
-    sizes = _sizes(labels, found)[1:]
+    sizes = component_sizes(labels, found)[1:]
     keep = np.zeros(found + 1, dtype=bool)
     keep[np.argsort(-sizes, kind="stable")[:count] + 1] = True
     return _only(mask, labels, keep)
@@ -75,7 +77,7 @@ def bounding_box(mask: NDArray[Any], margin: int = 0) -> tuple[slice, ...] | Non
     return tuple(box)
 
 
-def _sizes(labels: NDArray[np.int32], count: int) -> NDArray[np.int64]:
+def component_sizes(labels: NDArray[np.int32], count: int) -> NDArray[np.int64]:
     """Voxels of each label from 0 to ``count``."""
     flat = labels.ravel(order="K")
     sizes = np.zeros(count + 1, dtype=np.int64)

@@ -6,10 +6,11 @@ chest wall is missed, and the large airways are not told from the lungs.
 
 from __future__ import annotations
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from covidseg.imaging.components import bounding_box, component_sizes, label_components
 
 # Between lung and soft tissue; the usual threshold of lung segmentation.
 _AIR_HU = -400.0
@@ -34,18 +35,19 @@ def aerated_lungs(hu: NDArray[np.floating | np.integer], spacing_mm: tuple[float
     lungs
         (X, Y, Z) bool; all False where there is no air inside the body.
     """
-    air = hu < _AIR_HU
-    pieces, count = cc3d.connected_components(air, connectivity=6, return_N=True)
-    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    pieces, count = label_components(hu < _AIR_HU, 6)
+    sizes = component_sizes(pieces, count)
     # What reaches the picture's edge in plane is around the patient. The first and last slice are
     # no edge: scans often end within the lungs.
     sizes[np.unique(np.concatenate([pieces[[0, -1]].ravel(), pieces[:, [0, -1]].ravel()]))] = 0
     sizes[0] = 0
     kept = sizes >= max(1.0, _LEAST_SHARE * sizes.max())
     lungs = kept[pieces]
-    if not lungs.any():
-        return lungs
-    return _closed(lungs, spacing_mm)
+    # A closing adds nothing beyond the box around what is closed.
+    box = bounding_box(lungs)
+    if box is not None:
+        lungs[box] = _closed(lungs[box], spacing_mm)
+    return lungs
 
 
 def _closed(mask: NDArray, spacing_mm: tuple[float, ...]) -> NDArray:

@@ -6,8 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from covidseg.core.errors import ConfigError
-from covidseg.engine.cache import TrainingCase, read_training_case
+from covidseg.core.errors import ConfigError, CovidsegError, IntensityError
+from covidseg.engine.cache import TrainingCase, content_of, read_training_case
 from covidseg.generalization.painted import cases_with_lungs
 from covidseg.registry.cases import HU, Intensity
 
@@ -62,4 +62,27 @@ def test_what_is_written_is_kept(tmp_path):
     (after,), _ = cases_with_lungs([case], tmp_path / "lungs", progress=False)
     assert after == before
     assert after.label.stat().st_mtime_ns == time
-    assert after.content is None  # the hash of before was of another label
+    assert after.content != content_of(case)  # which is of another label
+
+
+def test_another_scan_of_the_same_name_has_lungs_of_its_own(tmp_path):
+    def swollen(hu):
+        return np.where(np.arange(36)[:, None] < 14, 30, hu).astype(np.int16)
+
+    case = put(tmp_path, "chest")
+    (first,), _ = cases_with_lungs([case], tmp_path / "lungs", progress=False)
+    case = put(tmp_path, "chest", values=swollen)
+    (second,), _ = cases_with_lungs([case], tmp_path / "lungs", progress=False)
+    image, lungs = read_training_case(second)
+    np.testing.assert_array_equal(lungs.data, image.data == -850)
+    assert first.content != second.content
+
+
+def test_what_cannot_be_read_or_understood_is_refused(tmp_path):
+    picture = put(tmp_path, "p", intensity=Intensity("picture", None))
+    with pytest.raises(IntensityError, match="no known relation to Hounsfield"):
+        cases_with_lungs([put(tmp_path, "chest"), picture], tmp_path / "lungs", progress=False)
+    broken = put(tmp_path, "broken")
+    broken.image.write_bytes(broken.image.read_bytes()[:400])
+    with pytest.raises(CovidsegError, match=r"broken\.nii"):
+        cases_with_lungs([put(tmp_path, "chest"), broken], tmp_path / "lungs", progress=False)
