@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from covidseg.core.errors import ConfigError
 from covidseg.engine import manifest
 from covidseg.engine.distributed import start_processes
 from covidseg.engine.recipes import load_recipe
@@ -69,16 +70,19 @@ class Arm:
 
 
 def arms(protocol: Protocol) -> list[Arm]:
-    """All trainings of the protocol, in the order of the tables; what is painted is lesions, so
-    there is no such training for lungs.
-    """
+    """All trainings of the protocol, in the order of the tables."""
     return [
         Arm(subtask, source, method, fold)
         for subtask, source in protocol.sources
         for method in protocol.methods
         for fold in protocol.folds
-        if (subtask, method) != ("lung", "paint")
+        if not _impossible(subtask, method)
     ]
+
+
+def _impossible(subtask: str, method: str) -> bool:
+    """Whether there is no such training: what `paint` paints is lesions, whatever the source."""
+    return subtask == "lung" and method == "paint"
 
 
 def run_folder(protocol: Protocol, arm: Arm) -> Path:
@@ -170,6 +174,13 @@ def run(protocol: Protocol) -> None:
         for fold in protocol.folds:
             source_parts(protocol.hub, f"task3-{source}-fold{fold}")
     chosen = arms(protocol)
+    if not chosen:
+        raise ConfigError(
+            "there is no training of the chosen sources, methods and folds",
+            expected="a source of the chosen subtasks, and for lungs a method other than paint",
+        )
+    if any(_impossible(of, method) for of, _ in protocol.sources for method in protocol.methods):
+        print("lung: paint is left out, what it paints is lesions", flush=True)
     # Without the source, one training is that of all sources.
     jobs = {run_folder(protocol, arm): job(protocol, arm) for arm in chosen}
     protocol.run_unfinished(list(jobs.values()))
