@@ -45,7 +45,7 @@ from covidseg.trainers.options import parse, run_main
 
 COVID = "covid-ct-seg"
 PRETRAINED = "pretrained"  # folder of the run on the source alone, in the run's folder
-LUNGS = "lungs"  # and of the masks that lesions are painted into
+LUNGS = "lungs"  # and of the masks that lesions are painted into, in the training cache
 STAGED = ("finetune", "paint")
 
 
@@ -97,7 +97,7 @@ def run(recipe: TransferRecipe, out: Path, *, resume: bool = False) -> Result:
     """Train as the recipe says, and leave the run's folder ``out`` behind.
 
     ``finetune`` and ``paint`` leave the run on the source alone in ``out/pretrained``, ``paint``
-    also the lungs that it found, in ``out/lungs``.
+    also the lungs that it found, in ``lungs`` of the training cache.
     """
     recipe = with_precision(recipe)
     part = training_part(recipe.data)
@@ -154,7 +154,7 @@ def _finetune(
     )
     before = out / PRETRAINED
     if chosen.method == "paint":
-        _painted_stage(first, source, covid.targets, out / LUNGS, before, resume=resume)
+        _painted_stage(first, source, covid.targets, before, resume=resume)
     else:
         _stage(first, source, before, resume=resume)
     tuned = dataclasses.replace(
@@ -166,17 +166,12 @@ def _finetune(
 
 
 def _painted_stage(
-    recipe: TransferRecipe,
-    source: Part,
-    targets: dict[int, str],
-    lungs: Path,
-    out: Path,
-    *,
-    resume: bool,
+    recipe: TransferRecipe, source: Part, targets: dict[int, str], out: Path, *, resume: bool
 ) -> Result:
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
     with accelerator.main_process_first():
         progress = accelerator.is_main_process
+        lungs = Path(recipe.data.cache) / LUNGS
         listed, without = cases_with_lungs(source.cases, lungs, progress=progress)
         recipe = planned(recipe, listed, targets, progress=progress)
         cases = cached_cases(recipe, listed, progress=progress)
@@ -184,8 +179,9 @@ def _painted_stage(
         for case_id, fault in without.items():
             print(f"left out of the source: {case_id}: {fault}")
     paint = painter(recipe, recipe.transfer.lesions)
+    kept = [row for row in source.rows if row.case.case_id not in without]
     provenance = {
-        **source.provenance,
+        **dataclasses.replace(source, rows=kept).provenance,
         "labels": {row.dataset: ["painted lesions"] for row in source.rows},
         "without_lungs": sorted(without),
     }

@@ -90,6 +90,8 @@ def test_painted_lesions_are_learnt_before_the_four_scans(transfer, lesion_hub, 
         f"--data.hub={lesion_hub}", "--data.configuration=task3-msd-tumour",
         "--transfer.method=paint", "--transfer.finetune_share=0.5",
     ]  # fmt: skip
+    cache = tmp_path / "cache"
+    words.append(f"--data.cache={cache}")
     run = transfer(tmp_path / "run", *words, recipe="task3-infection")
     first, second = (
         json.loads((folder / "manifest.json").read_text()) for folder in (run / "pretrained", run)
@@ -97,15 +99,38 @@ def test_painted_lesions_are_learnt_before_the_four_scans(transfer, lesion_hub, 
     learnt = first["data"]["train"]
     assert learnt["labels"] == {"msd": ["painted lesions"]}
     assert learnt["without_lungs"] == []
-    assert len(learnt["cases"]) == len(list((run / "lungs").iterdir()))
+    written = {path: path.stat().st_mtime_ns for path in (cache / "lungs").iterdir()}
+    assert len(learnt["cases"]) == len(written) > 4
     assert second["data"]["train"]["labels"] == {"covid-ct-seg": ["infection"]}
     assert second["start"]["run"] == str(run / "pretrained")
     assert read_run(run / "pretrained").data.labels == ("lesion",)
     found = open_transfer_run(run, device="cpu").predict(scan())
     assert set(np.unique(found.data)) <= {0, 1}
-    written = {path: path.stat().st_mtime_ns for path in (run / "lungs").iterdir()}
     transfer(run, "--resume", *words, recipe="task3-infection")  # all is done: nothing happens
-    assert written == {path: path.stat().st_mtime_ns for path in (run / "lungs").iterdir()}
+    assert written == {path: path.stat().st_mtime_ns for path in (cache / "lungs").iterdir()}
+
+
+@pytest.mark.slow
+def test_a_scan_without_lungs_is_not_said_to_be_learnt_from(
+    transfer, lesion_hub, tmp_path, monkeypatch, capsys
+):
+    from covidseg.core.errors import LabelError
+    from covidseg.trainers import transfer as module
+
+    def without_the_first(cases, folder, *, progress):
+        kept, _ = cases_with_lungs(cases[1:], folder, progress=progress)
+        return kept, {cases[0].case_id: LabelError("shows no air inside the body")}
+
+    cases_with_lungs = module.cases_with_lungs
+    monkeypatch.setattr(module, "cases_with_lungs", without_the_first)
+    run = transfer(
+        tmp_path / "run", f"--data.hub={lesion_hub}", "--data.configuration=task3-msd-tumour",
+        "--transfer.method=paint", "--transfer.finetune_share=0.5", recipe="task3-infection",
+    )  # fmt: skip
+    learnt = json.loads((run / "pretrained" / "manifest.json").read_text())["data"]["train"]
+    (left_out,) = learnt["without_lungs"]
+    assert left_out not in learnt["cases"]
+    assert f"left out of the source: {left_out}: shows no air" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -146,3 +171,19 @@ def test_the_driver_from_a_fold_to_the_table(sources_hub, tmp_path, capsys):
     counts = scores.groupby(["algorithm", "part"])["case_id"].nunique().to_dict()
     assert counts == {("alone", "test"): 16, ("heads", "test"): 16, ("heads", "validation"): 10}
     assert (tmp_path / "out" / "lung" / "alone" / "fold1").is_dir()
+
+
+def test_what_the_driver_paints(tmp_path, sources_hub, capsys):
+    from covidseg.trainers import task3
+
+    words = ["--profile", "demo", "--hub", str(sources_hub), "--out", str(tmp_path), "--folds", "0",
+             "--sources", "structseg-lung"]  # fmt: skip
+    with pytest.raises(ConfigError, match="for lungs a method other than paint"):
+        task3.main(["--subtasks", "lung", "--methods", "paint", *words])
+    protocol = task3.Protocol(
+        sources=(("lung", "structseg-lung"), ("infection", "msd-tumour")),
+        methods=("alone", "paint"), folds=(0,),
+        profile="demo", overrides=(), hub=sources_hub, out=tmp_path,
+    )  # fmt: skip
+    found = [(arm.subtask, arm.method) for arm in task3.arms(protocol)]
+    assert found == [("lung", "alone"), ("infection", "alone"), ("infection", "paint")]
