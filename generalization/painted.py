@@ -91,7 +91,7 @@ def _write_lungs(folder: Path, case: TrainingCase) -> Path:
     upright = reorient(to_hu(image, case.intensity), "LPS")
     lungs = upright.with_data(aerated_lungs(upright.data, upright.spacing_mm))
     if not lungs.data.any():
-        raise LabelError("shows no air inside the body", path=case.image)
+        raise LabelError("shows too little air inside the body for lungs", path=case.image)
     path = _place(folder, case)
     path.parent.mkdir(parents=True, exist_ok=True)
     stored = reorient(lungs, image.orientation)

@@ -16,6 +16,8 @@ from covidseg.imaging.components import bounding_box, component_sizes, label_com
 _AIR_HU = -400.0
 # Pieces smaller than this share of the largest are bowel, airways, or noise.
 _LEAST_SHARE = 0.1
+# Less is no lung but gas in the bowel, which is what is left where the lungs leak to the outside.
+_LEAST_ML = 300.0
 # Vessels and small lesions within are lung as well.
 _CLOSING_MM = 3.0
 
@@ -33,7 +35,7 @@ def aerated_lungs(hu: NDArray[np.floating | np.integer], spacing_mm: tuple[float
     Returns
     -------
     lungs
-        (X, Y, Z) bool; all False where there is no air inside the body.
+        (X, Y, Z) bool; all False where too little air for lungs is inside the body.
     """
     pieces, count = label_components(hu < _AIR_HU, 6)
     sizes = component_sizes(pieces, count)
@@ -42,6 +44,8 @@ def aerated_lungs(hu: NDArray[np.floating | np.integer], spacing_mm: tuple[float
     sizes[np.unique(np.concatenate([pieces[[0, -1]].ravel(), pieces[:, [0, -1]].ravel()]))] = 0
     sizes[0] = 0
     kept = sizes >= max(1.0, _LEAST_SHARE * sizes.max())
+    if sizes[kept].sum() * np.prod(spacing_mm) < 1000 * _LEAST_ML:
+        return np.zeros(hu.shape, bool)
     lungs = kept[pieces]
     # A closing adds nothing beyond the box around what is closed.
     box = bounding_box(lungs)

@@ -19,7 +19,7 @@ def put(folder, name, *, air=True, axes=(0, 1, 2), intensity=HU, values=None):
     if air:
         hu[8:15, 10:26] = hu[25:32, 10:26] = -850
     data = hu if values is None else values(hu)
-    affine = np.diag([-2.0, -2.0, 5.0, 1.0])
+    affine = np.diag([-5.0, -5.0, 10.0, 1.0])
     path = folder / f"{name}.nii"
     nib.save(nib.Nifti1Image(data.transpose(axes), affine[:, [*axes, 3]]), path)
     return TrainingCase(name, path, path, intensity, {7: 1}, source="msd")
@@ -50,8 +50,8 @@ def test_a_scan_without_lungs_is_left_out_and_said(tmp_path):
     cases = [put(tmp_path, "solid", air=False), put(tmp_path, "chest")]
     labelled, without = cases_with_lungs(cases, tmp_path / "lungs", progress=False)
     assert [case.case_id for case in labelled] == ["chest"]
-    assert "no air inside the body" in str(without["solid"])
-    with pytest.raises(ConfigError, match=r"found in no scan.*no air inside"):
+    assert "too little air inside the body" in str(without["solid"])
+    with pytest.raises(ConfigError, match=r"found in no scan.*too little air"):
         cases_with_lungs(cases[:1], tmp_path / "lungs", progress=False)
 
 
@@ -67,7 +67,7 @@ def test_what_is_written_is_kept(tmp_path):
 
 def test_another_scan_of_the_same_name_has_lungs_of_its_own(tmp_path):
     def swollen(hu):
-        return np.where(np.arange(36)[:, None] < 14, 30, hu).astype(np.int16)
+        return np.where(np.arange(36)[:, None] < 11, 30, hu).astype(np.int16)
 
     case = put(tmp_path, "chest")
     (first,), _ = cases_with_lungs([case], tmp_path / "lungs", progress=False)

@@ -7,7 +7,7 @@ import pytest
 
 from covidseg.imaging.lungs import aerated_lungs
 
-SPACING = (2.0, 2.0, 5.0)
+SPACING = (4.0, 4.0, 10.0)
 
 
 def chest():
@@ -40,6 +40,14 @@ def test_a_hole_to_the_outside_is_no_lung():
     found = aerated_lungs(hu, SPACING)
     assert not found[14:20].any()
     np.testing.assert_array_equal(found[34:46], lungs[34:46])
+
+
+def test_gas_in_the_bowel_is_no_lung():
+    hu, _ = chest()
+    hu[:15, 30] = hu[45:, 30] = -1000.0  # both lungs leak; the bubble is left
+    assert not aerated_lungs(hu, SPACING).any()
+    # Lungs are a matter of litres, not of voxels: these would be a mouse's.
+    assert not aerated_lungs(chest()[0], (0.4, 0.4, 1.0)).any()
 
 
 @pytest.mark.parametrize("value", [-1000.0, 40.0])
