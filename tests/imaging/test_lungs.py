@@ -80,3 +80,15 @@ def test_real_lungs_are_found(real_data):
     found = aerated_lungs(image.data, image.spacing_mm)
     dice = 2 * (found & true).sum() / (found.sum() + true.sum())
     assert dice > 0.9
+
+
+@pytest.mark.real
+def test_real_lungs_are_found_at_four_millimetres(real_data):
+    from covidseg.imaging.nifti import read_nifti
+    from covidseg.imaging.resample import reorient
+
+    folder = real_data / "chest-imaging-platform"
+    image = reorient(read_nifti(folder / "ct64.nii.gz"), "LPS")
+    true = reorient(read_nifti(folder / "ct64_lungs.nii.gz"), "LPS").data > 0
+    found = aerated_lungs(image.data, image.spacing_mm)
+    assert 2 * (found & true).sum() / (found.sum() + true.sum()) > 0.95
