@@ -86,7 +86,7 @@ task2-generalize: $(STAMP) ## Task 2: with DATA=, every source alone and all tog
 	$(LAUNCH) trainers/task2.py --profile $(PROFILE) --hub $(SOURCES_HUB) \
 		--out runs/task2$(if $(DATA),,-phantom) $(TASK2)
 
-TASK3       ?= $(if $(DATA),,--sources structseg-lung msd-tumour --folds 0 --methods alone joint finetune)
+TASK3       ?= $(if $(DATA),,--sources structseg-lung msd-tumour --folds 0 --methods alone joint finetune paint)
 task3-transfer: $(STAMP) ## Task 3: a source and four COVID-19 scans; with DATA=, all sources and folds (PROFILE=demo|full TASK3="--folds 0")
 	$(if $(DATA),,$(BIN)/covidseg phantom --out data/phantom --size small --datasets $(SOURCES))
 	$(BIN)/covidseg build $(ROOT) --out $(SOURCES_HUB) --datasets $(SOURCES)

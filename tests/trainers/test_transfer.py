@@ -98,7 +98,8 @@ def test_painted_lesions_are_learnt_before_the_four_scans(transfer, lesion_hub, 
     )
     learnt = first["data"]["train"]
     assert learnt["labels"] == {"msd": ["painted lesions"]}
-    assert learnt["without_lungs"] == []
+    # At a tiny phantom's voxels the chest wall of one has a hole.
+    assert learnt["without_lungs"] == ["lung_086"]
     written = {path: path.stat().st_mtime_ns for path in (cache / "lungs").iterdir()}
     assert len(learnt["cases"]) == len(written) > 4
     assert second["data"]["train"]["labels"] == {"covid-ct-seg": ["infection"]}
