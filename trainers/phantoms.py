@@ -22,7 +22,7 @@ from covidseg.engine.config import FREE
 from covidseg.engine.distributed import start_processes
 from covidseg.engine.loop import Result
 from covidseg.engine.segmentation import SegmentationRecipe, with_precision
-from covidseg.engine.task_data import Part, read_part
+from covidseg.engine.task_data import Part, Row, read_part
 from covidseg.registry.hub import build_hub
 from covidseg.registry.phantom.generate import write_phantoms
 from covidseg.splits.tasks import Subtask, configuration
@@ -85,7 +85,8 @@ def draw(recipe: PhantomsRecipe, *, progress: bool = True) -> Part:
         raise ConfigError(f"phantoms.seeds is {settings.seeds}", expected="at least 1")
     subtask, _ = configuration(name.removesuffix("-clean"))
     parts = labelled_parts(subtask)
-    rows, targets = [], {}
+    rows: list[Row] = []
+    targets: dict[int, str] = {}
     for seed in range(1, settings.seeds + 1):
         folder = Path(settings.folder) / f"{settings.size}-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
