@@ -52,7 +52,7 @@ def test_each_fold_has_a_student_of_its_own_teacher(hub, tmp_path, capsys, monke
     capsys.readouterr()
     # An epoch with the pool, and one on the labelled slices alone.
     words = [word.replace("train.epochs=1", "train.epochs=2") for word in shared]
-    words += ["--rounds.fine_tune_epochs=1", "--rounds.fine_tune_batch_size=3"]
+    words += ["--rounds.fine_tune_epochs=1", "--rounds.fine_tune_batch_size=4"]
     words += ["--teachers", str(teachers)]
     semiseg_pseudolabel.main(["--out", str(out), *words])
     said = capsys.readouterr().out
@@ -62,7 +62,7 @@ def test_each_fold_has_a_student_of_its_own_teacher(hub, tmp_path, capsys, monke
     assert len(scores) == 10
     # Beside the pool fewer patches than where the manual labels are alone.
     sizes = [read_run(out / run).patch.batch_size for run in ("fold0/rounds/1/student", "fold0")]
-    assert sizes == [2, 3]
+    assert sizes == [2, 4]
     # The student of fold 0 was taught by the teacher of fold 0, and the last one by that of all.
     for name in ("fold0", "all"):
         log = (out / name / "manifest.json").read_text()
