@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -14,6 +14,7 @@ from covidseg.networks.instance_norm import InstanceNorm2d, InstanceNorm3d, pref
 
 
 @settings(max_examples=30, deadline=None)
+@example(shape=[6, 6, 9], channels=4, offset=0.0, last=False, seed=85)
 @given(
     shape=st.lists(st.integers(2, 9), min_size=2, max_size=3),
     channels=st.integers(1, 5),
@@ -38,8 +39,10 @@ def test_values_and_gradients_are_those_of_torch_in_double_precision(
     found, expected = own(a), exact(b)
     # As exact as the input: its rounding against its deviation, which is about one.
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5 * (1 + offset))
-    found.square().sum().backward()
-    expected.square().sum().backward()
+    # Not their squares: of a sum of these, what the norm passes back cancels to next to nothing.
+    weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed + 1))
+    (found * weights).sum().backward()
+    (expected * weights.double()).sum().backward()
     scale = float(b.grad.abs().max()) + 1
     torch.testing.assert_close(a.grad.double(), b.grad, rtol=1e-4, atol=1e-5 * (1 + offset) * scale)
 
