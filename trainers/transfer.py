@@ -60,9 +60,9 @@ class TransferConfig:
         they label, as published. `heads`: a head for each dataset. `marginal`: what a dataset does
         not label is part of its background. `finetune`: the source first, then the COVID-19 scans.
         `paint`: likewise, but what is learnt of the source is lesions painted into its lungs.
-    finetune_share
-        Share of the epochs that `finetune` and `paint` give to the COVID-19 scans; all methods take
-        the same number of steps.
+    source_share
+        Epochs that `finetune` and `paint` give to the source first, as a share of `train.epochs`;
+        the COVID-19 scans then get all of `train.epochs`, as `alone` gives them.
     finetune_lr
         Their learning rate there, as a share of `optim.lr`.
     lesions
@@ -70,7 +70,7 @@ class TransferConfig:
     """
 
     method: Literal["alone", "joint", "heads", "marginal", "finetune", "paint"] = "joint"
-    finetune_share: float = 0.5
+    source_share: float = 0.25
     finetune_lr: float = 0.1
     lesions: LesionConfig = field(default_factory=LesionConfig)
 
@@ -115,19 +115,19 @@ def stages(recipe: TransferRecipe, out: Path) -> list[tuple[Path, int]]:
     """The runs that a recipe trains, in their order, and the steps of each."""
     if recipe.transfer.method not in STAGED:
         return [(out, recipe.train.steps)]
-    tuning = _tuning_epochs(recipe) * recipe.train.steps_per_epoch
-    return [(out / PRETRAINED, recipe.train.steps - tuning), (out, tuning)]
+    before = _source_epochs(recipe) * recipe.train.steps_per_epoch
+    return [(out / PRETRAINED, before), (out, recipe.train.steps)]
 
 
-def _tuning_epochs(recipe: TransferRecipe) -> int:
-    share = recipe.transfer.finetune_share
-    last = round(recipe.train.epochs * share)
-    if not 0 < last < recipe.train.epochs:
+def _source_epochs(recipe: TransferRecipe) -> int:
+    share = recipe.transfer.source_share
+    epochs = round(recipe.train.epochs * share)
+    if epochs < 1:
         raise ConfigError(
-            f"transfer.finetune_share is {share} of {recipe.train.epochs} epochs",
-            expected="at least an epoch on the source and one on the COVID-19 scans",
+            f"transfer.source_share is {share} of {recipe.train.epochs} epochs",
+            expected="at least an epoch on the source",
         )
-    return last
+    return epochs
 
 
 def _finetune(
@@ -141,7 +141,7 @@ def _finetune(
             expected="a configuration of infections, such as task3-msd-tumour-fold0",
             remedy="choose finetune: painted are lesions alone",
         )
-    last = _tuning_epochs(recipe)
+    epochs = _source_epochs(recipe)
     # Planned for the scans that it is for, as nnU-Net asks of those who fine-tune: clipped to the
     # Hounsfield units of tumours, ground glass would be lost.
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
@@ -149,7 +149,7 @@ def _finetune(
         plan = planned(recipe, covid.cases, covid.targets, progress=accelerator.is_main_process)
     first = dataclasses.replace(
         plan,
-        train=dataclasses.replace(recipe.train, epochs=recipe.train.epochs - last),
+        train=dataclasses.replace(recipe.train, epochs=epochs),
         data=recipe.data,
     )
     before = out / PRETRAINED
@@ -159,7 +159,7 @@ def _finetune(
         _stage(first, source, before, resume=resume)
     tuned = dataclasses.replace(
         plan,
-        train=dataclasses.replace(recipe.train, epochs=last, start=str(before)),
+        train=dataclasses.replace(recipe.train, start=str(before)),
         optim=dataclasses.replace(recipe.optim, lr=recipe.optim.lr * chosen.finetune_lr),
     )
     return _stage(tuned, covid, out, resume=resume)

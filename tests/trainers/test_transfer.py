@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,21 +53,21 @@ def test_every_method_learns_and_predicts(transfer, tmp_path, method):
 
 @pytest.mark.slow
 def test_finetune_goes_on_from_the_source(transfer, tmp_path):
-    words = ["--transfer.method=finetune", "--transfer.finetune_share=0.5"]
+    words = ["--transfer.method=finetune", "--transfer.source_share=0.5"]
     run = transfer(tmp_path / "run", *words)
     first, second = read_run(run / "pretrained", TransferRecipe), read_run(run, TransferRecipe)
     assert (first.grid, first.network, first.patch) == (second.grid, second.network, second.patch)
     # Both are planned for the four scans alone.
     assert second.grid == read_run(transfer(tmp_path / "alone", "--transfer.method=alone")).grid
-    assert (first.train.epochs, second.train.epochs) == (1, 1)
+    # The scans get as many steps as without a source.
+    assert (first.train.epochs, second.train.epochs) == (1, 2)
     assert second.optim.lr == pytest.approx(0.5 * first.optim.lr)
     counts = [
         len(json.loads((folder / "manifest.json").read_text())["data"]["train"]["cases"])
         for folder in (run / "pretrained", run)
     ]
     assert counts == [40, 4]
-    recipe = replace(second, train=replace(second.train, epochs=2))
-    assert stages(recipe, run) == [(run / "pretrained", 2), (run, 2)]
+    assert stages(second, run) == [(run / "pretrained", 2), (run, 4)]
     transfer(run, "--resume", *words)  # all is done: nothing happens
 
 
@@ -88,7 +87,7 @@ def lesion_hub(tmp_path_factory):
 def test_painted_lesions_are_learnt_before_the_four_scans(transfer, lesion_hub, tmp_path):
     words = [
         f"--data.hub={lesion_hub}", "--data.configuration=task3-msd-tumour",
-        "--transfer.method=paint", "--transfer.finetune_share=0.5",
+        "--transfer.method=paint", "--transfer.source_share=0.5",
     ]  # fmt: skip
     cache = tmp_path / "cache"
     words.append(f"--data.cache={cache}")
@@ -126,7 +125,7 @@ def test_a_scan_without_lungs_is_not_said_to_be_learnt_from(
     monkeypatch.setattr(module, "cases_with_lungs", without_the_first)
     run = transfer(
         tmp_path / "run", f"--data.hub={lesion_hub}", "--data.configuration=task3-msd-tumour",
-        "--transfer.method=paint", "--transfer.finetune_share=0.5", recipe="task3-infection",
+        "--transfer.method=paint", "--transfer.source_share=0.5", recipe="task3-infection",
     )  # fmt: skip
     learnt = json.loads((run / "pretrained" / "manifest.json").read_text())["data"]["train"]
     (left_out,) = learnt["without_lungs"]
@@ -145,8 +144,8 @@ def test_chosen_cases_are_learnt_from(transfer, tmp_path):
 def test_what_is_refused(transfer, tmp_path):
     with pytest.raises(ConfigError, match="has no COVID-19 scans"):
         transfer(tmp_path / "a", "--data.configuration=task2-structseg-lung", "--data.fold=null")
-    with pytest.raises(ConfigError, match="finetune_share"):
-        words = ["--transfer.method=finetune", "--transfer.finetune_share=0.1"]
+    with pytest.raises(ConfigError, match="source_share"):
+        words = ["--transfer.method=finetune", "--transfer.source_share=0.1"]
         transfer(tmp_path / "b", *words)
     with pytest.raises(ConfigError, match=r"is paint.*left_lung, right_lung.*finetune"):
         transfer(tmp_path / "d", "--transfer.method=paint")
