@@ -2,12 +2,13 @@
 
     python trainers/semiseg.py --hub data/hub --out runs/semiseg
 
-First networks learn from phantoms alone (trainers/phantoms.py, recipe semiseg-phantoms); then the
-five folds and the model of all slices start from their weights, in turn. What can goes side by
-side: one on each GPU, or sharing the processor's cores. Prints the mean Dice over the 50 slices,
-each predicted by the model that did not see it (and whose fold holds no slice that looks like the
-same patient's), with a patient-clustered interval. The model of all 50, for slices that nobody has
-seen, is left in `<out>/all`. What is done is kept: the same command goes on after an interruption.
+First a network learns from phantoms alone (trainers/phantoms.py, recipe semiseg-phantoms); then the
+five folds and the model of all slices start from its weights (from those of several in turn, with
+--starts). What can goes side by side: one on each GPU, or sharing the processor's cores. Prints the
+mean Dice over the 50 slices, each predicted by the model that did not see it (and whose fold holds
+no slice that looks like the same patient's), with a patient-clustered interval. The model of all
+50, for slices that nobody has seen, is left in `<out>/all`. What is done is kept: the same command
+goes on after an interruption.
 """
 
 from __future__ import annotations
@@ -64,15 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--starts",
         type=int,
+        default=1,
         metavar="N",
-        help="networks that learn from phantoms, by N seeds; 0 starts from random weights; 2 "
-        "without it, and 1 by the profile cpu",
+        help="networks that learn from phantoms, by N seeds (1); 0 starts from random weights",
     )
     options, given = parser.parse_known_args(arguments)
     of_starts, overrides = parted(given)
     profile = said_profile(options.profile)
-    count = options.starts if options.starts is not None else 1 if profile == "cpu" else 2
-    starts = [options.out / STARTS / str(number) for number in range(count)]
+    starts = [options.out / STARTS / str(number) for number in range(options.starts)]
 
     def words(fold: int | None) -> list[str]:
         place = ["--data.fold", "null" if fold is None else str(fold)]
