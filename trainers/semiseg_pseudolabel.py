@@ -3,11 +3,12 @@
     python trainers/semiseg.py --out runs/semiseg                      (the teachers)
     python trainers/semiseg_pseudolabel.py --teachers runs/semiseg --out runs/semiseg-pseudolabel
 
-A student a fold learns from the fold's labelled slices and from the pool as its teacher labels it:
-teacher and student alike have seen nothing of the slices that they are then measured on. Students
-train side by side. Prints the gain over the teachers, slice by slice, with a patient-clustered
-interval, and leaves the student of all 50 slices in `<out>/all`. What is done is kept: the same
-command goes on after an interruption.
+A student a fold goes on from its teacher's weights, and learns from the fold's labelled slices and
+from the pool as that teacher labels it: teacher and student alike have seen nothing of the slices
+that they are then measured on. Students train side by side. Prints the gain over the teachers,
+slice by slice, with a patient-clustered interval; further steps alone may be a part of it, which
+trainers/supervised.py with --train.start TEACHER shows. The student of all 50 slices is left in
+`<out>/all`. What is done is kept: the same command goes on after an interruption.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ from typing import TYPE_CHECKING
 from covidseg.core.errors import ConfigError
 from covidseg.engine import manifest
 from covidseg.engine.recipes import load_recipe
-from covidseg.engine.runs import read_run
-from covidseg.engine.segmentation import SegmentationRecipe
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
 from covidseg.pseudolabel.rounds import ROUNDS
 from covidseg.trainers.options import recipe_parser, run_main
@@ -59,10 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name = run_name(fold)
         place = ["--data.fold", "null" if fold is None else str(fold)]
         teacher = finished(options.teachers / name)
-        # Students start where their teachers did, which may be what phantoms have taught.
-        first = read_run(teacher, SegmentationRecipe).train.start
-        start = [] if first is None else ["--train.start", first]
-        words = [*start, *overrides, *place, "--data.hub", str(options.hub)]
+        words = [*overrides, *place, "--data.hub", str(options.hub)]
         recipe = load_recipe(options.recipe, profile, words, PseudolabelRecipe)
         run = options.out / name
         chosen = ["--recipe", options.recipe, "--profile", profile, *words]
@@ -123,7 +119,7 @@ def gain(teachers: pd.DataFrame, students: pd.DataFrame) -> str:
     phantom = " (PHANTOMS)" if students["phantom"].any() else ""
     p_value = wilcoxon(differences).pvalue if differences.any() else 1.0
     return (
-        f"Gain by the unlabelled slices{phantom}: {differences.mean():+.3f} Dice, 95 % interval "
+        f"Gain over the teachers{phantom}: {differences.mean():+.3f} Dice, 95 % interval "
         f"[{interval.low:+.3f}, {interval.high:+.3f}], {(differences > 0).sum()} of "
         f"{len(differences)} slices better; Wilcoxon signed-rank p = {p_value:.2g}."
     )

@@ -56,7 +56,7 @@ def test_each_fold_has_a_student_of_its_own_teacher(hub, tmp_path, capsys, monke
     words += ["--teachers", str(teachers)]
     semiseg_pseudolabel.main(["--out", str(out), *words])
     said = capsys.readouterr().out
-    assert "Gain by the unlabelled slices (PHANTOMS): " in said
+    assert "Gain over the teachers (PHANTOMS): " in said
     assert "PHANTOMS" in said.split("Students:")[1]
     scores = read_scores(out / "scores.csv")
     assert len(scores) == 10
@@ -67,6 +67,8 @@ def test_each_fold_has_a_student_of_its_own_teacher(hub, tmp_path, capsys, monke
     for name in ("fold0", "all"):
         log = (out / name / "manifest.json").read_text()
         assert str(teachers / name) in log
+        student = read_run(out / name / "rounds/1/student")
+        assert student.train.start == str(teachers / name)
 
 
 def test_teachers_that_are_not_there(tmp_path):
@@ -88,6 +90,6 @@ def test_gain_is_of_the_same_slices():
     )
     students = teachers.iloc[::-1].assign(dsc=[0.6] * 7 + [0.5])
     said = semiseg_pseudolabel.gain(teachers, students)
-    assert said.startswith("Gain by the unlabelled slices: +0.087 Dice")
+    assert said.startswith("Gain over the teachers: +0.087 Dice")
     assert "7 of 8 slices better" in said
     assert "p = 0.016" in said
