@@ -5,9 +5,10 @@
     accelerate launch trainers/task3.py --profile full ...   (each training on all GPUs)
 
 Trains every fold of every source with each method; `alone` is Task 1 at the same fold. All take the
-same number of steps, and `finetune` and `paint` a quarter more on the source before. Predicts the source's held-out cases, the 16 COVID-19 scans and, for
-infection, MosMed, and scores them: training beside training, on the GPUs or cores there are. Prints
-the benchmark's tables with the published rows beneath and paired comparisons. What is done is kept.
+same number of steps, and `finetune` and `paint` a quarter more on the source before. Predicts the
+source's held-out cases, the 16 COVID-19 scans and, for infection, MosMed, and scores them: training
+beside training, on the GPUs or cores there are. Prints the benchmark's tables with the published
+rows beneath and paired comparisons. What is done is kept.
 """
 
 from __future__ import annotations
