@@ -132,7 +132,9 @@ def labelled_parts(subtask: Subtask) -> list[str]:
 def _repository(folder: Path, size: str, seed: int, subtask: Subtask, progress: bool) -> Path:
     datasets = sorted({a.dataset for listed in subtask.parts.values() for a in listed})
     raw, hub = folder / "raw", folder / "hub"
-    written = write_phantoms(raw, size, datasets=datasets, seed=seed, progress=progress)
+    written = write_phantoms(
+        raw, size, datasets=datasets, seed=seed, unlabelled=False, progress=progress
+    )
     for fault in written.faults.values():
         raise fault
     # Of whatever data sets have been drawn there: for other configurations, too.

@@ -35,6 +35,7 @@ def write_phantoms(
     *,
     datasets: Sequence[str] | None = None,
     seed: int = 0,
+    unlabelled: bool = True,
     workers: int | None = None,
     progress: bool = True,
 ) -> Written:
@@ -42,7 +43,8 @@ def write_phantoms(
 
     Each case is a function of ``(seed, dataset, case ID, size)`` alone. Cases that stand whole
     from an earlier run of the same seed, size and version are kept, so an interrupted run is
-    resumed by calling it again.
+    resumed by calling it again. Without ``unlabelled``, scans that have no annotation are left to
+    a later call.
 
     Raises
     ------
@@ -66,6 +68,8 @@ def write_phantoms(
     jobs, written = [], Written()
     for name in names:
         for job in LAYOUTS[name].jobs(seed, size):
+            if not (unlabelled or job.labelled):
+                continue
             folder = out / LAYOUTS[name].folder
             if all((folder / file).exists() for file in job.outputs):
                 written.kept += 1

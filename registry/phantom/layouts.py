@@ -44,6 +44,11 @@ class Job:
     def sampled(self) -> Size:
         return SIZES[self.size]
 
+    @property
+    def labelled(self) -> bool:
+        """Whether an annotation is among its files."""
+        return self.part not in ("unlabelled", "pool")
+
 
 def _nifti(path: Path, scan: Scan, data: np.ndarray | None = None, code: str | None = None):
     volume = scan.volume(data, code)

@@ -261,6 +261,17 @@ def test_a_second_run_keeps_what_is_whole_and_redraws_what_is_missing(two_cases,
     assert lost.read_bytes() == before
 
 
+def test_scans_without_annotation_are_left_out_and_drawn_later(tmp_path):
+    labelled = [job for job in LAYOUTS["semiseg"].jobs(0, "tiny") if job.labelled]
+    assert {job.part for job in labelled} == {"train", "test"}
+    assert run(tmp_path, datasets=["semiseg"], unlabelled=False).drawn == len(labelled) == 98
+    pool = tmp_path / "COVID-SemiSeg/Dataset/TrainingSet/LungInfection-Train/Pseudo-label/Imgs"
+    assert not pool.exists()
+    later = run(tmp_path, datasets=["semiseg"])
+    assert (later.drawn, later.kept) == (20, 98)
+    assert len(list(pool.iterdir())) == 40
+
+
 def test_an_interrupted_run_leaves_whole_files_alone(two_cases, tmp_path, monkeypatch):
     drawn = []
 
