@@ -22,7 +22,7 @@ from covidseg.engine.config import FREE
 from covidseg.engine.distributed import start_processes
 from covidseg.engine.loop import Result
 from covidseg.engine.segmentation import SegmentationRecipe, with_precision
-from covidseg.engine.task_data import Part, Row, read_part
+from covidseg.engine.task_data import Part, Row, part_names, read_part
 from covidseg.registry.hub import build_hub
 from covidseg.registry.phantom.generate import write_phantoms
 from covidseg.splits.tasks import Subtask, configuration
@@ -93,6 +93,8 @@ def draw(recipe: PhantomsRecipe, *, progress: bool = True) -> Part:
         # Trainings side by side want the same phantoms at once.
         with FileLock(folder / ".lock"):
             hub = _repository(folder, settings.size, seed, subtask, progress)
+        drawn = part_names(hub, name)
+        parts = [part for part in parts if part in drawn]
         for part in parts:
             read = read_part(hub, name, part)
             for row in read.rows:
@@ -105,8 +107,8 @@ def draw(recipe: PhantomsRecipe, *, progress: bool = True) -> Part:
 
 
 def labelled_parts(subtask: Subtask) -> list[str]:
-    """The parts whose annotations hold all that a subtask predicts; of COVID-19-20's pool no case
-    does, though its part is named too.
+    """The parts whose annotations hold all that a subtask predicts; a pool is named too, though
+    none of its cases has one.
 
     Raises
     ------
