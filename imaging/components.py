@@ -30,8 +30,10 @@ def label_components(
             f"connectivity {connectivity} is unknown for {mask.ndim} dimensions",
             expected=" or ".join(map(str, known)) or "a mask of two or three dimensions",
         )
+    # Not as bool: cc3d 4.1 has another algorithm for bool at 26, which fails on a row of voxels.
+    foreground = (mask != 0).view(np.uint8)
     labels, count = cc3d.connected_components(
-        mask != 0, connectivity=connectivity, return_N=True, out_dtype=np.uint32
+        foreground, connectivity=connectivity, return_N=True, out_dtype=np.uint32
     )
     return labels.view(np.int32), int(count)
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
@@ -15,6 +15,7 @@ RANK = {4: 1, 8: 2, 6: 1, 18: 2, 26: 3}
 
 
 @given(MASKS, st.sampled_from([6, 18, 26]), st.booleans())
+@example(np.uint8([[[1, 0, 1, 0, 1]]]), 26, False)
 def test_same_components_as_scipys(mask, connectivity, fortran):
     mask = np.asfortranarray(mask) if fortran else mask
     labels, count = label_components(mask, connectivity)
