@@ -114,7 +114,7 @@ def batch_of(count: int, patch: tuple[int, ...], device: torch.device) -> dict[s
     return {
         "image": image,
         "label": (image[:, 0] > 1).long(),
-        "seed": torch.arange(count, device=device),
+        "seed": torch.arange(count),
         "strong_1": image + 0.1,
         "strong_2": image - 0.1,
     }

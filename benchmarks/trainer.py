@@ -108,6 +108,7 @@ def draw(folder: Path, gpu: bool) -> list[TrainingCase]:
                 "labels": {"background": 0, "ball": 1},
                 "numTraining": 4,
                 "file_ending": ".nii.gz",
+                "overwrite_image_reader_writer": "NibabelIO",
             }
         )
     )

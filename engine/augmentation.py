@@ -224,14 +224,17 @@ class Augmentation:
         moved = [number for number, draw in enumerate(draws) if draw.linear is not None]
         if not moved:
             return new_image, new_label
-        grid = self._grid([draws[number].linear for number in moved], image.shape[2:], box)
-        grid = grid.to(image.device, non_blocking=True)
-        new_image[moved] = functional.grid_sample(
-            image[moved], grid, mode="bilinear", padding_mode="border", align_corners=True
+        # Copies that block would make the processor wait for all that a GPU still has to do.
+        linears = torch.tensor(np.stack([draws[number].linear for number in moved]))
+        linears = linears.float().to(image.device, non_blocking=True)
+        which = torch.tensor(moved).to(image.device, non_blocking=True)
+        grid = self._grid(linears, image.shape[2:], box)
+        new_image[which] = functional.grid_sample(
+            image[which], grid, mode="bilinear", padding_mode="border", align_corners=True
         )
         if label is not None and new_label is not None:
-            new_label[moved] = functional.grid_sample(
-                label[moved][:, None].float(),
+            new_label[which] = functional.grid_sample(
+                label[which][:, None].float(),
                 grid,
                 mode="nearest",
                 padding_mode="border",
@@ -239,17 +242,28 @@ class Augmentation:
             )[:, 0].to(label.dtype)
         return new_image, new_label
 
-    def _grid(self, linears, input_size, box) -> Tensor:
-        """Sampling positions in grid_sample's terms: x first, -1 and 1 at the outer centres."""
-        axes = [torch.arange(size, dtype=torch.float32) - (size - 1) / 2 for size in self.patch]
-        offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-        # One by one: how a product of several at once is rounded depends on how many there are.
-        moved = torch.stack([offsets @ torch.from_numpy(linear.T).float() for linear in linears])
-        centre = torch.tensor(
-            [part.start + (size - 1) / 2 for part, size in zip(box, self.patch, strict=True)]
-        )
-        half = torch.tensor([max(size - 1, 1) / 2 for size in input_size])
-        return ((moved + centre) / half - 1).flip(-1)
+    def _grid(self, linears: Tensor, input_size: Sequence[int], box: Sequence[slice]) -> Tensor:
+        """Sampling positions in grid_sample's terms: x first, -1 and 1 at the outer centres.
+
+        ``linears`` is (samples, axes, axes), on the device that the positions are computed on. No
+        matrix product: how one is rounded depends on how many samples there are.
+        """
+        device, dimensions = linears.device, len(self.patch)
+        offsets = [
+            (torch.arange(size, dtype=torch.float32, device=device) - (size - 1) / 2).reshape(
+                [-1 if axis == place else 1 for place in range(dimensions)]
+            )
+            for axis, size in enumerate(self.patch)
+        ]
+        shape = [len(linears), *(1,) * dimensions]
+        positions = []
+        for axis, (part, size) in enumerate(zip(box, self.patch, strict=True)):
+            moved = linears[:, axis, 0].reshape(shape) * offsets[0]
+            for other in range(1, dimensions):
+                moved = moved + linears[:, axis, other].reshape(shape) * offsets[other]
+            centre, half = part.start + (size - 1) / 2, max(input_size[axis] - 1, 1) / 2
+            positions.append((moved + centre) / half - 1)
+        return torch.stack(positions[::-1], dim=-1)
 
 
 def _rotation(angles: np.ndarray, dimensions: int, in_plane_only: bool) -> np.ndarray:

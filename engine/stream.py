@@ -51,8 +51,8 @@ class Stream:
         Samples a step, over all processes and accumulated micro-batches.
     augment
         Called on each micro-batch on the training device, without gradients. ``batch["seed"]``
-        holds one int64 a sample, a function of the run's seed and the sample's place in the
-        stream: all its random numbers must come from there.
+        holds one int64 a sample, on the CPU, a function of the run's seed and the sample's place in
+        the stream: all its random numbers must come from there.
     """
 
     dataset: EndlessDataset
@@ -214,8 +214,14 @@ def _unwrapped(loader: DataLoader) -> Iterator[dict[str, Batch]]:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on ``device``; copies from pinned memory do not block."""
+    """The batch with its tensors on ``device``; copies from pinned memory do not block.
+
+    ``seed`` stays where it is: the processor draws by it, and fetching it back from a GPU would
+    wait for all that the GPU still has to do.
+    """
     return {
-        name: value.to(device, non_blocking=True) if torch.is_tensor(value) else value
+        name: value.to(device, non_blocking=True)
+        if torch.is_tensor(value) and name != "seed"
+        else value
         for name, value in batch.items()
     }

@@ -182,7 +182,7 @@ def deform(image: Tensor, label: Tensor, control: np.ndarray) -> tuple[Tensor, T
         Control points of the displacement, (axes, *points), as shares of the image's size.
     """
     size = image.shape[1:]
-    shift = spline_field(torch.from_numpy(control).to(image.device), size)
+    shift = spline_field(torch.from_numpy(control).to(image.device, non_blocking=True), size)
     axes = [torch.linspace(-1, 1, n, device=image.device) for n in size]
     still = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     # grid_sample counts from -1 to 1 over the image and names x first.

@@ -68,17 +68,18 @@ class GinIpa:
     gin: Gin
     config: IpaConfig = IpaConfig()
 
-    def mask(self, seed: int, size: torch.Size) -> Tensor:
-        """The blending mask of the sample with this seed: float32 of ``size``."""
+    def mask(self, seed: int, size: torch.Size, device: torch.device | str = "cpu") -> Tensor:
+        """The blending mask of the sample with this seed: float32 of ``size`` on ``device``."""
         points = [self.config.spans + 3] * len(size)
         control = torch.from_numpy(generator(seed, IPA).standard_normal(points)).float()
-        return to_unit_range(spline_field(control / control.norm(), size).exp(), len(size))
+        control = (control / control.norm()).to(device, non_blocking=True)
+        return to_unit_range(spline_field(control, size).exp(), len(size))
 
     def __call__(self, batch: Batch) -> Batch:
         image, seeds = batch["image"], batch["seed"].tolist()
         a, b, c = (self.gin.versions(image, seeds, place) for place in range(VERSIONS))
-        masks = torch.stack([self.mask(seed, image.shape[2:]) for seed in seeds])
-        m = masks.to(image.device, non_blocking=True)[:, None]
+        masks = [self.mask(seed, image.shape[2:], image.device) for seed in seeds]
+        m = torch.stack(masks)[:, None]
         made = [m * a + (1 - m) * b, (1 - m) * a + m * b, c]
         return {**batch, "image": made[0], "versions": made}
 

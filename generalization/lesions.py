@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from covidseg.engine.stream import Batch
@@ -259,15 +260,14 @@ class PaintLesions:
         """
         foci = lesions.foci
         chances = self._chances(lung).flatten().cumsum(0)
-        wanted = chances[-1] * chances.new_tensor([focus.place for focus in foci])
+        wanted = chances[-1] * _there([focus.place for focus in foci], chances)
         centres = torch.searchsorted(chances, wanted, right=True).clamp_max(lung.numel() - 1)
         # Decided on the device, without asking it how much lung there is.
         content = math.pi if lung.ndim == 2 else 4 / 3 * math.pi
         sizes = [content * focus.radii_mm.prod() / np.prod(self.spacing_mm) for focus in foci]
-        before = lung.new_tensor(np.cumsum([0, *sizes[:-1]]).tolist(), dtype=torch.float32)
+        known = [np.cumsum([0, *sizes[:-1]]), [f.mean_radius_mm for f in foci]]
+        before, radius, solid = _there([*known, [focus.solid for focus in foci]], lung).float()
         counts = before < lung.sum() * lesions.involved
-        radius = lung.new_tensor([f.mean_radius_mm for f in foci], dtype=torch.float32)
-        solid = lung.new_tensor([focus.solid for focus in foci], dtype=torch.float32)
         above_core = torch.where(solid > 0, (1 - solid) * 1.2 * radius, -_NOWHERE)
         shape = [-1] + [1] * lung.ndim
         # In place: these are the only fields as large as all lesions together.
@@ -288,7 +288,7 @@ class PaintLesions:
         ``centres`` (n,) are flat indices; the result is (n, *spatial).
         """
         forms = np.stack([f.axes.T @ np.diag(f.radii_mm**-2.0) @ f.axes for f in foci])
-        form = torch.from_numpy(forms).float().to(lung.device, non_blocking=True)
+        form = _there(forms, lung).float()
         form = form.reshape(*form.shape, *[1] * lung.ndim)
         from_centre: list[Tensor] = []
         for axis in reversed(range(lung.ndim)):
@@ -312,8 +312,13 @@ class PaintLesions:
             max(1, round(length * spacing / scale_mm)) + 3
             for length, spacing in zip(lung.shape, self.spacing_mm, strict=True)
         ]
-        control = torch.from_numpy(rng.standard_normal(points, np.float32)).to(lung.device)
+        control = _there(rng.standard_normal(points, np.float32), lung)
         return spline_field(control, lung.shape) * _SPLINE_VARIANCE ** (-lung.ndim / 2)
+
+
+def _there(numbers: ArrayLike, like: Tensor) -> Tensor:
+    """``numbers`` on the device of ``like``, which the processor does not wait for."""
+    return torch.from_numpy(np.asarray(numbers)).to(like.device, non_blocking=True)
 
 
 def _log_uniform(rng: np.random.Generator, between: Sequence[float]) -> float:

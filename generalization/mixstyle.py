@@ -107,7 +107,11 @@ class MixStyle(Supervised):
         self.stages = [stages[number] for number in config.stages]
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        with self._mixing(_everyones(batch["seed"]).tolist()):
+        seeds = batch["seed"]
+        if process_count() > 1:
+            # Processes exchange what is on their device.
+            seeds = _everyones(seeds.to(batch["image"].device))
+        with self._mixing(seeds.tolist()):
             return super().step(batch)
 
     @contextlib.contextmanager
@@ -130,8 +134,8 @@ def _mixed(features: Tensor, mixing: Mixing) -> Tensor:
     means, stds = _everyones(mean), _everyones(std)
     first = torch.distributed.get_rank() * len(features) if process_count() > 1 else 0
     mine = slice(first, first + len(features))
-    partners = torch.from_numpy(mixing.partners[mine]).to(features.device)
-    weights = torch.from_numpy(mixing.weights[mine]).to(features.device)
+    partners = torch.from_numpy(mixing.partners[mine]).to(features.device, non_blocking=True)
+    weights = torch.from_numpy(mixing.weights[mine]).to(features.device, non_blocking=True)
     return mix_statistics(features, means[partners], stds[partners], weights)
 
 

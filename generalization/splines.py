@@ -42,7 +42,7 @@ def spline_field(control: Tensor, size: Sequence[int]) -> Tensor:
     axes = len(size)
     for axis, voxels in enumerate(size):
         place = control.ndim - axes + axis
-        weights = _basis(control.shape[place], voxels).to(control)
+        weights = _basis(control.shape[place], voxels).to(control, non_blocking=True)
         control = torch.tensordot(control, weights, dims=([place], [1])).movedim(-1, place)
     return control
 

@@ -1,7 +1,8 @@
 """Several trainings at once on one machine, each in a process of its own.
 
 Small networks leave most of a machine idle: two trainings side by side with one core each get
-farther together than one training with two, and each GPU can have its own.
+farther together than one training with two, and each GPU can have its own, or several where
+`COVIDSEG_TRAININGS_PER_GPU` says how many.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from covidseg.engine import manifest
 from covidseg.engine.monitor import LOG
 
 PATIENCE_SECONDS = 60
+PER_GPU = "COVIDSEG_TRAININGS_PER_GPU"
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,13 @@ def is_alone() -> bool:
 
 
 def places(jobs: int) -> list[dict[str, str]]:
-    """Environments of as many jobs as go at once: one a GPU, or the processor's cores shared out.
+    """Environments of as many jobs as go at once: one a GPU, or as many as the variable
+    `COVIDSEG_TRAININGS_PER_GPU` says; without a GPU the processor's cores shared out.
 
     Raises
     ------
     ConfigError
-        This process is one of several that a launcher started.
+        This process is one of several that a launcher started, or the variable is no number.
     """
     if not is_alone():
         raise ConfigError(
@@ -97,10 +100,23 @@ def places(jobs: int) -> list[dict[str, str]]:
     gpus = torch.cuda.device_count()
     if gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
-        return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in visible.split(",")][:jobs]
+        each = _trainings_per_gpu()
+        return [{"CUDA_VISIBLE_DEVICES": gpu} for _ in range(each) for gpu in visible.split(",")][
+            :jobs
+        ]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     count = max(1, min(jobs, cores or 1))
     return [{"OMP_NUM_THREADS": str((cores or 1) // count)} for _ in range(count)]
+
+
+def _trainings_per_gpu() -> int:
+    given = os.environ.get(PER_GPU, "1")
+    if not given.isdigit() or not int(given):
+        raise ConfigError(
+            f"the environment's {PER_GPU} is {given!r}",
+            expected="how many trainings share a GPU, 1 or more",
+        )
+    return int(given)
 
 
 def unfinished(jobs: Sequence[Job]) -> list[Job]:

@@ -114,6 +114,18 @@ def test_each_gpu_gets_one(monkeypatch):
     assert places(1) == [{"CUDA_VISIBLE_DEVICES": "0"}]
 
 
+def test_several_share_a_gpu_where_they_are_told_to(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(side_by_side.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    monkeypatch.setenv("COVIDSEG_TRAININGS_PER_GPU", "2")
+    # Every GPU gets one before any gets a second.
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in places(3)] == ["3", "5", "3"]
+    monkeypatch.setenv("COVIDSEG_TRAININGS_PER_GPU", "some")
+    with pytest.raises(ConfigError, match="COVIDSEG_TRAININGS_PER_GPU is 'some'"):
+        places(3)
+
+
 def test_it_is_not_for_a_launcher_of_several_processes(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="plain python"):
