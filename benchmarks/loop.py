@@ -91,7 +91,7 @@ def setting(dimensions: int) -> tuple[NetworkConfig, tuple[int, ...], int, tuple
             network = NetworkConfig(classes=2, deep_supervision=True).with_plan(planned)
             return network, planned.patch_size, planned.batch_size, (62, 512, 512)
         network = NetworkConfig(family="smp", dimensions=2, encoder="resnet34")
-        return network, (512, 512), 12, (62, 640, 640)
+        return network, (512, 512), 12, (62, 1024, 1024)
     if dimensions == 3:
         patch = (16, 64, 64)
         planned = plan((5, 1.5, 1.5), patch)

@@ -48,8 +48,9 @@ from covidseg.networks.build import build_network
 from covidseg.networks.config import NetworkConfig
 from covidseg.networks.planning import plan
 
-# Logits summed in float16 over a few windows, of a size around one.
-HALF_TOLERANCE = 2e-2
+# Logits of a size around one, summed in float16 over a few windows; on a GPU the network computes
+# in float16 too, and by other kernels for nnU-Net's windows, which go one by one.
+HALF_TOLERANCE = {"cpu": 2e-2, "cuda": 5e-2}
 
 
 def setting(dimensions: int, device: torch.device, size: list[int] | None):
@@ -194,10 +195,8 @@ def compare(predictor: Predictor, image: Tensor, peers: list[str]) -> dict[str, 
         ours = predict_whole(image, logits_forward(predictor), plain, pad_value=0)
         found = nnunet(predictor, False).predict_sliding_window_return_logits(image.cpu())
         found = found.float().to(ours.device)
-        spread = float(ours.std())
-        torch.testing.assert_close(
-            ours, found, rtol=HALF_TOLERANCE, atol=HALF_TOLERANCE * max(spread, 1)
-        )
+        spread, tolerance = float(ours.std()), HALF_TOLERANCE[ours.device.type]
+        torch.testing.assert_close(ours, found, rtol=tolerance, atol=tolerance * max(spread, 1))
         differences["nnunetv2"] = float((ours - found).abs().max())
     return differences
 

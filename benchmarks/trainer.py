@@ -237,32 +237,37 @@ def main() -> None:
         theirs = Theirs(network, patch, batch)
         device = torch.device("cuda" if gpu else "cpu")
         peak_gibibytes()
+
+        def result() -> dict[str, Any]:
+            median = {name: statistics.median(values) for name, values in rates.items()}
+            return {
+                "device": torch.cuda.get_device_name() if gpu else platform.machine(),
+                "cores": cores,
+                "threads": torch.get_num_threads(),
+                "workers": workers,
+                "torch": torch.__version__,
+                "nnunetv2": metadata.version("nnunetv2"),
+                "mixed_precision": recipe.train.mixed_precision,
+                "compiled": gpu,
+                "patch": patch,
+                "batch_size": batch,
+                "steps_per_second": median,
+                "all_turns": rates,
+                "ours_over_nnunetv2": median["covidseg"] / median["nnunetv2"],
+                "peak_gibibytes": peaks,
+            }
+
         for turn in range(arguments.rounds):
             run = folder / f"run-{turn}"
             rates["covidseg"].append(our_steps_per_second(recipe, cached, run))
             peaks["covidseg"] = peak_gibibytes()
+            print(f"turn {turn + 1}: ours {rates['covidseg'][-1]:.2f} steps/s", flush=True)
             rates["nnunetv2"].append(theirs.steps_per_second(arguments.steps, device))
             peaks["nnunetv2"] = peak_gibibytes()
-    median = {name: statistics.median(values) for name, values in rates.items()}
-    result = {
-        "device": torch.cuda.get_device_name() if gpu else platform.machine(),
-        "cores": cores,
-        "threads": torch.get_num_threads(),
-        "workers": workers,
-        "torch": torch.__version__,
-        "nnunetv2": metadata.version("nnunetv2"),
-        "mixed_precision": recipe.train.mixed_precision,
-        "compiled": gpu,
-        "patch": patch,
-        "batch_size": batch,
-        "steps_per_second": median,
-        "all_turns": rates,
-        "ours_over_nnunetv2": median["covidseg"] / median["nnunetv2"],
-        "peak_gibibytes": peaks,
-    }
-    print(json.dumps(result, indent=2))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+            # After each turn, since a turn takes minutes where networks are compiled.
+            if arguments.json:
+                arguments.json.write_text(json.dumps(result(), indent=2) + "\n")
+    print(json.dumps(result(), indent=2))
 
 
 if __name__ == "__main__":

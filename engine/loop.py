@@ -150,6 +150,23 @@ def _alone_in(run_dir: Path) -> Iterator[None]:
         lock.release()
 
 
+@contextlib.contextmanager
+def _told_if_it_cannot_compile(compiles: bool) -> Iterator[None]:
+    if not compiles:
+        yield
+        return
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as fault:
+        why = " ".join(str(fault).split("\n\n")[0].split())
+        raise TrainingError(
+            f"torch.compile cannot compile the network here ({why})",
+            remedy="it needs a C compiler, and Triton on a GPU; or set train.compile to false",
+        ) from fault
+
+
 def _prepare_folder(run_dir: Path, recipe: Recipe) -> None:
     remove_unfinished(run_dir)
     if last_checkpoint(run_dir) is None:
@@ -228,6 +245,12 @@ class _Run:
         if self.method.predictor not in networks:
             raise ConfigError(
                 f"the method predicts with {self.method.predictor!r}, which it does not have"
+            )
+        if self.settings.compile and not self.method.compiles:
+            raise ConfigError(
+                f"train.compile is true, and {type(self.method).__name__} changes what its network "
+                "does from step to step",
+                remedy="set train.compile to false",
             )
         for network in networks.values():
             network.to(device)
@@ -374,7 +397,8 @@ class _Run:
             batch = self._on_device(received)
             last = micro == micros - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.step_module):
-                found = self.step_module(batch)
+                with _told_if_it_cannot_compile(self.settings.compile):
+                    found = self.step_module(batch)
                 if "loss" not in found:
                     raise TypeError(f"{type(self.method).__name__}.step returned no 'loss'")
                 self.accelerator.backward(found["loss"] / micros)

@@ -42,6 +42,8 @@ class Method(ABC):
 
     # Name, in `modules()`, of the network whose weights are for prediction.
     predictor: str = "model"
+    # False where compiled networks would not do what the method makes of them.
+    compiles: bool = True
 
     @abstractmethod
     def modules(self) -> dict[str, nn.Module]:

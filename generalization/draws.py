@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from covidseg.engine.seeds import derived_seed
@@ -30,6 +31,11 @@ def device_noise(
     """
     source = torch.Generator(like.device).manual_seed(int(rng.integers(2**63)))
     return torch.randn(tuple(shape), generator=source, device=like.device, dtype=like.dtype)
+
+
+def on_device(numbers: ArrayLike, like: Tensor) -> Tensor:
+    """``numbers`` on the device of ``like``, for which the processor does not wait."""
+    return torch.from_numpy(np.asarray(numbers)).to(like.device, non_blocking=True)
 
 
 def each_sample(image: Tensor, function: Callable[[int], Tensor]) -> Tensor:

@@ -20,11 +20,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from covidseg.engine.stream import Batch
-from covidseg.generalization.draws import LESIONS, device_noise, generator
+from covidseg.generalization.draws import LESIONS, device_noise, generator, on_device
 from covidseg.generalization.splines import spline_field
 
 Range = tuple[float, float]
@@ -83,6 +82,8 @@ class LesionConfig:
 _OUTLINE_MM, _TEXTURE_MM = 14.0, 5.0
 # What is denser than this over twice this width is no lung that a lesion could be painted into.
 _DENSE_HU, _WIDTH_MM = -300.0, 6.0
+# Values of the lesions' fields that a GPU holds at once.
+_MOST_VALUES = 2**27
 # Depth of what does not happen.
 _NOWHERE = -1e3
 # Of a quadratic B-spline of white noise, per axis.
@@ -176,43 +177,54 @@ class PaintLesions:
         )
 
     def __call__(self, batch: Batch) -> Batch:
-        painted = [
-            self.paint(image, label > 0, self.draw(seed))
-            for image, label, seed in zip(
-                batch["image"], batch["label"], batch["seed"].tolist(), strict=True
-            )
-        ]
-        images, lesions = zip(*painted, strict=True)
-        painted_batch = {**batch, "image": torch.stack(images)}
+        image, lung = batch["image"], batch["label"] > 0
+        drawn = [self.draw(seed) for seed in batch["seed"].tolist()]
+        painted, lesions = image.clone(), torch.zeros_like(lung)
+        for group in self._groups([n for n, one in enumerate(drawn) if one is not None], lung):
+            which = on_device(group, image)
+            chosen = [one for n in group if (one := drawn[n]) is not None]
+            painted[which], lesions[which] = self.paint(image[which], lung[which], chosen)
+        painted_batch = {**batch, "image": painted}
         if self.relabel:
-            painted_batch["label"] = torch.stack(lesions).to(batch["label"].dtype)
+            painted_batch["label"] = lesions.to(batch["label"].dtype)
         return painted_batch
 
-    def paint(self, image: Tensor, lung: Tensor, lesions: Lesions | None) -> tuple[Tensor, Tensor]:
-        """One sample with its lesions, and their mask.
+    def _groups(self, numbers: list[int], lung: Tensor) -> list[list[int]]:
+        """Samples that are painted at once: a GPU would wait for the calls of one after the other,
+        a processor's caches hold the fields of one sample at best.
+        """
+        values = self.config.foci * lung[0].numel()
+        each = 1 if lung.device.type == "cpu" else max(1, _MOST_VALUES // values)
+        return [numbers[first : first + each] for first in range(0, len(numbers), each)]
+
+    def paint(
+        self, image: Tensor, lung: Tensor, lesions: Sequence[Lesions]
+    ) -> tuple[Tensor, Tensor]:
+        """Samples with their lesions, and those lesions' masks.
 
         Parameters
         ----------
         image
-            float32 (1, *spatial), normalised.
+            float32 (batch, 1, *spatial), normalised.
         lung
-            bool (*spatial); nothing outside it changes.
+            bool (batch, *spatial); nothing outside it changes.
+        lesions
+            One a sample.
 
         Returns
         -------
         image, mask
-            float32 (1, *spatial) and bool (*spatial).
+            float32 (batch, 1, *spatial) and bool (batch, *spatial).
         """
-        if lesions is None:
-            return image, torch.zeros_like(lung)
-        hu = image[0] * self.std + self.mean
+        hu = image[:, 0] * self.std + self.mean
         share, mask = self.replaced(self._aerated(hu, lung), lesions)
-        added = share * (lesions.tissue_hu - hu).clamp_min(0)
-        noise = share * lesions.noise_hu * device_noise(hu.shape, lesions.rng, hu)
-        painted = ((hu + added + noise).clamp(*self.clip_hu) - self.mean) / self.std
+        tissue_hu, noise_hu = _numbers(lesions, ("tissue_hu", "noise_hu"), hu)
+        added = share * (tissue_hu - hu).clamp_min(0)
+        noise = torch.stack([device_noise(hu.shape[1:], one.rng, hu) for one in lesions])
+        painted = (hu + added + share * noise_hu * noise).clamp(*self.clip_hu)
         # Where nothing is painted not a bit changes.
-        new = torch.where(share > 0, painted, image[0])
-        return new[None], mask
+        new = torch.where(share > 0, (painted - self.mean) / self.std, image[:, 0])
+        return new[:, None], mask
 
     def _aerated(self, hu: Tensor, lung: Tensor) -> Tensor:
         """The lung without what is dense already over some width, tumours above all.
@@ -227,7 +239,7 @@ class PaintLesions:
     def _box_mean(self, field: Tensor, reach_mm: float) -> Tensor:
         """Means over boxes that reach so far to every side; at the edge over what is there."""
         mean = field
-        for axis, spacing in enumerate(self.spacing_mm):
+        for axis, spacing in enumerate(self.spacing_mm, start=1):
             length = field.shape[axis]
             reach = min(round(reach_mm / spacing), length // 2)
             places = torch.arange(length, device=field.device)
@@ -239,42 +251,58 @@ class PaintLesions:
             mean = totals / counts
         return mean
 
-    def replaced(self, lung: Tensor, lesions: Lesions) -> tuple[Tensor, Tensor]:
-        """The share of air replaced, float32 in [0, 1], and the lesions' mask, both (*spatial)."""
+    def replaced(self, lung: Tensor, lesions: Sequence[Lesions]) -> tuple[Tensor, Tensor]:
+        """The share of air replaced, float32 in [0, 1], and the lesions' masks, both
+        (batch, *spatial).
+        """
         inside, core = self._fields(lung, lesions)
-        outline = self._noise(lung, lesions.rng, _OUTLINE_MM)
-        texture = self._noise(lung, lesions.rng, _TEXTURE_MM)
-        inside = inside + lesions.fray_mm * outline
-        core = core + lesions.fray_mm * (0.7 * outline.flip(-1) + 0.7 * texture)
-        amount = (inside / lesions.edge_mm + 0.5).clamp(0, 1)
-        glass = (lesions.glass * (1 + 0.25 * texture)).clamp(0.05, 0.8)
-        solid = (core / lesions.edge_mm + 0.5).clamp(0, 1)
-        share = amount * torch.lerp(glass, torch.full_like(glass, lesions.solid), solid)
+        outline = self._noise(lung, lesions, _OUTLINE_MM)
+        texture = self._noise(lung, lesions, _TEXTURE_MM)
+        fray_mm, edge_mm, glass, solid = _numbers(
+            lesions, ("fray_mm", "edge_mm", "glass", "solid"), texture
+        )
+        inside = inside + fray_mm * outline
+        core = core + fray_mm * (0.7 * outline.flip(-1) + 0.7 * texture)
+        amount = (inside / edge_mm + 0.5).clamp(0, 1)
+        glass = (glass * (1 + 0.25 * texture)).clamp(0.05, 0.8)
+        share = amount * torch.lerp(glass, solid, (core / edge_mm + 0.5).clamp(0, 1))
         return share * lung, (inside > 0) & lung
 
-    def _fields(self, lung: Tensor, lesions: Lesions) -> tuple[Tensor, Tensor]:
-        """Depth below the surface of the lesions, and of their solid cores, in millimetres.
+    def _fields(self, lung: Tensor, lesions: Sequence[Lesions]) -> tuple[Tensor, Tensor]:
+        """Depth below the surface of the lesions, and of their solid cores, in millimetres; both
+        (batch, *spatial).
 
         About the depth: (1 − r)·mean radius, r the ellipsoid's own radius coordinate. Lesions count
         in their order for as long as they have not taken their share of the lung yet.
         """
-        foci = lesions.foci
-        chances = self._chances(lung).flatten().cumsum(0)
-        wanted = chances[-1] * _there([focus.place for focus in foci], chances)
-        centres = torch.searchsorted(chances, wanted, right=True).clamp_max(lung.numel() - 1)
-        # Decided on the device, without asking it how much lung there is.
-        content = math.pi if lung.ndim == 2 else 4 / 3 * math.pi
-        sizes = [content * focus.radii_mm.prod() / np.prod(self.spacing_mm) for focus in foci]
-        known = [np.cumsum([0, *sizes[:-1]]), [f.mean_radius_mm for f in foci]]
-        before, radius, solid = _there([*known, [focus.solid for focus in foci]], lung).float()
-        counts = before < lung.sum() * lesions.involved
+        foci = [one.foci for one in lesions]
+        spatial = lung.ndim - 1
+        chances = self._chances(lung).flatten(1).cumsum(1)
+        wanted = chances[:, -1:] * on_device([[f.place for f in one] for one in foci], chances)
+        centres = torch.searchsorted(chances, wanted, right=True).clamp_max(chances.shape[1] - 1)
+        # Decided on the device, without asking a GPU how much lung there is.
+        content = math.pi if spatial == 2 else 4 / 3 * math.pi
+        sizes = [[f.radii_mm.prod() for f in one] for one in foci]
+        taken = np.cumsum(sizes, axis=1) - sizes
+        before = on_device(taken * content / np.prod(self.spacing_mm), lung).float()
+        (involved,) = _numbers(lesions, ("involved",), lung.new_empty(0, 1))
+        counts = before < lung.flatten(1).sum(1, keepdim=True) * involved
+        known = [[[f.mean_radius_mm, f.solid] for f in one] for one in foci]
+        radius, solid = on_device(known, lung).float().unbind(-1)
+        if lung.device.type == "cpu":
+            # Here asking is free, and those that do not count, the last ones, are not computed.
+            most = max(1, int(counts.sum(1).max()))
+            centres, counts, radius, solid = (
+                values[:, :most] for values in (centres, counts, radius, solid)
+            )
+            foci = [one[:most] for one in foci]
         above_core = torch.where(solid > 0, (1 - solid) * 1.2 * radius, -_NOWHERE)
-        shape = [-1] + [1] * lung.ndim
+        shape = [*radius.shape, *[1] * spatial]
         # In place: these are the only fields as large as all lesions together.
         depths = self._squared_radius(lung, centres, foci).sqrt_().mul_(-radius.reshape(shape))
         depths += torch.where(counts, radius, _NOWHERE).reshape(shape)
-        depth = depths.amax(0)
-        return depth, depths.sub_(above_core.reshape(shape)).amax(0)
+        depth = depths.amax(1)
+        return depth, depths.sub_(above_core.reshape(shape)).amax(1)
 
     def _chances(self, lung: Tensor) -> Tensor:
         """How likely each voxel is a lesion's centre, up to a factor; float64."""
@@ -282,43 +310,48 @@ class PaintLesions:
         rim = (2 * (1 - self._box_mean(lung.double(), self.config.rim_mm))).clamp(0, 1)
         return lung * (self.config.inner_share + (1 - self.config.inner_share) * rim)
 
-    def _squared_radius(self, lung: Tensor, centres: Tensor, foci: Sequence[Focus]) -> Tensor:
+    def _squared_radius(
+        self, lung: Tensor, centres: Tensor, foci: Sequence[Sequence[Focus]]
+    ) -> Tensor:
         """dᵀAd over the patch for each focus, d from its centre in mm; 1 on its surface.
 
-        ``centres`` (n,) are flat indices; the result is (n, *spatial).
+        ``centres`` (batch, n) are flat indices; the result is (batch, n, *spatial).
         """
-        forms = np.stack([f.axes.T @ np.diag(f.radii_mm**-2.0) @ f.axes for f in foci])
-        form = _there(forms, lung).float()
-        form = form.reshape(*form.shape, *[1] * lung.ndim)
+        spatial = lung.ndim - 1
+        forms = [[f.axes.T @ np.diag(f.radii_mm**-2.0) @ f.axes for f in one] for one in foci]
+        form = on_device(forms, lung).float()
+        form = form.reshape(*form.shape, *[1] * spatial)
         from_centre: list[Tensor] = []
-        for axis in reversed(range(lung.ndim)):
-            length, spacing = lung.shape[axis], self.spacing_mm[axis]
-            steps = torch.arange(length, device=lung.device)[None] - (centres % length)[:, None]
+        for axis in reversed(range(spatial)):
+            length, spacing = lung.shape[axis + 1], self.spacing_mm[axis]
+            steps = torch.arange(length, device=lung.device) - (centres % length)[..., None]
             centres = centres // length
-            places = [-1 if a == axis else 1 for a in range(lung.ndim)]
-            from_centre.insert(0, (steps.float() * spacing).reshape(len(steps), *places))
-        square = torch.zeros(len(foci), *lung.shape, device=lung.device)
+            places = [-1 if a == axis else 1 for a in range(spatial)]
+            from_centre.insert(0, (steps.float() * spacing).reshape(*steps.shape[:2], *places))
+        square = torch.zeros(*centres.shape, *lung.shape[1:], device=lung.device)
         for i, a in enumerate(from_centre):
             # Ordered so that all but the last sum are over few axes.
-            across = form[:, i, i] * a
-            for j in range(i + 1, lung.ndim):
-                across = across + 2 * form[:, i, j] * from_centre[j]
+            across = form[:, :, i, i] * a
+            for j in range(i + 1, spatial):
+                across = across + 2 * form[:, :, i, j] * from_centre[j]
             square.addcmul_(a, across)
         return square.clamp_min_(0)
 
-    def _noise(self, lung: Tensor, rng: np.random.Generator, scale_mm: float) -> Tensor:
+    def _noise(self, lung: Tensor, lesions: Sequence[Lesions], scale_mm: float) -> Tensor:
         """Smooth noise of about unit variance whose control points are ``scale_mm`` apart."""
+        size = lung.shape[1:]
         points = [
             max(1, round(length * spacing / scale_mm)) + 3
-            for length, spacing in zip(lung.shape, self.spacing_mm, strict=True)
+            for length, spacing in zip(size, self.spacing_mm, strict=True)
         ]
-        control = _there(rng.standard_normal(points, np.float32), lung)
-        return spline_field(control, lung.shape) * _SPLINE_VARIANCE ** (-lung.ndim / 2)
+        control = [one.rng.standard_normal(points, np.float32) for one in lesions]
+        return spline_field(on_device(control, lung), size) * _SPLINE_VARIANCE ** (-len(size) / 2)
 
 
-def _there(numbers: ArrayLike, like: Tensor) -> Tensor:
-    """``numbers`` on the device of ``like``, which the processor does not wait for."""
-    return torch.from_numpy(np.asarray(numbers)).to(like.device, non_blocking=True)
+def _numbers(lesions: Sequence[Lesions], names: Sequence[str], like: Tensor) -> list[Tensor]:
+    """One of each sample's numbers a tensor, float32 (batch, 1, ...), to go with ``like``."""
+    values = on_device([[getattr(one, name) for one in lesions] for name in names], like).float()
+    return [value.reshape(-1, *[1] * (like.ndim - 1)) for value in values]
 
 
 def _log_uniform(rng: np.random.Generator, between: Sequence[float]) -> float:

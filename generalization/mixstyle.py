@@ -95,6 +95,9 @@ class MixStyle(Supervised):
         The network has no encoder stages of that number.
     """
 
+    # Compiled networks keep to the hooks they were compiled with.
+    compiles = False
+
     def __init__(self, network: nn.Module, loss: DiceCrossEntropy, config: MixStyleConfig) -> None:
         super().__init__(network, loss)
         self.config = config

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
 from covidseg.engine.stream import Batch
-from covidseg.generalization.draws import GIN, RANDCONV, each_sample, generator
+from covidseg.generalization.draws import GIN, RANDCONV, each_sample, generator, on_device
 
 # Slope of torch's leaky ReLU, which the published networks use.
 _SLOPE = 0.01
@@ -103,8 +102,7 @@ def apply_gin(image: Tensor, network: Network) -> Tensor:
 
 
 def _convolved(image: Tensor, layer: Layer) -> Tensor:
-    weight = torch.from_numpy(layer.weight).to(image.device, non_blocking=True)
-    bias = torch.from_numpy(layer.bias).to(image.device, non_blocking=True)
+    weight, bias = on_device(layer.weight, image), on_device(layer.bias, image)
     convolve = functional.conv3d if image.ndim == 4 else functional.conv2d
     return convolve(image[None], weight, bias, padding=weight.shape[-1] // 2)[0]
 

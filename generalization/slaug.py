@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from covidseg.engine.losses import DiceCrossEntropy
 from covidseg.engine.method import Method
 from covidseg.engine.stream import Batch
-from covidseg.generalization.draws import SLAUG, each_sample, generator
+from covidseg.generalization.draws import SLAUG, generator, on_device
 from covidseg.generalization.splines import spline_field, to_unit_range
 
 # Samples along a Bézier curve, entries of its table, and bins of a percentile.
@@ -115,52 +116,55 @@ class Slaug:
         return whole, [one(1 if c == 0 else self.config.p_inverse) for c in range(self.classes)]
 
     def __call__(self, batch: Batch) -> Batch:
-        seeds = batch["seed"].tolist()
-        drawn = [self.draw(seed) for seed in seeds]
+        drawn = [self.draw(seed) for seed in batch["seed"].tolist()]
         image = ((batch["image"] - self.low) / (self.high - self.low)).clamp(0, 1)
-
-        def whole(number: int) -> Tensor:
-            return self._moved(image[number], None, drawn[number][0])
-
-        def by_class(number: int) -> Tensor:
-            seen, result = image[number], image[number]
-            for value, change in enumerate(drawn[number][1]):
-                region = (batch["label"][number] == value).expand_as(seen)
-                result = torch.where(region, self._moved(seen, region, change), result)
-            return torch.where(seen <= self.config.background, seen, result)
-
-        versions = {"global_image": whole, "local_image": by_class}
+        local = image
+        for value in range(self.classes):
+            region = batch["label"][:, None] == value
+            moved = self._moved(image, region, [by_class[value] for _, by_class in drawn])
+            local = torch.where(region, moved, local)
         made = {
-            name: each_sample(image, version) * (self.high - self.low) + self.low
-            for name, version in versions.items()
+            "global_image": self._moved(image, None, [whole for whole, _ in drawn]),
+            "local_image": torch.where(image <= self.config.background, image, local),
         }
+        made = {name: one * (self.high - self.low) + self.low for name, one in made.items()}
         return {**batch, **made, "image": made["global_image"]}
 
-    def _moved(self, image: Tensor, region: Tensor | None, change: LocationScale) -> Tensor:
-        """``image`` in [0, 1] with a change whose statistics are the region's."""
+    def _moved(
+        self, image: Tensor, region: Tensor | None, changes: Sequence[LocationScale]
+    ) -> Tensor:
+        """``image`` (batch, channels, *spatial) in [0, 1] with a change a sample, whose statistics
+        are those of the sample's ``region`` (batch, 1, *spatial).
+        """
+        axes = tuple(range(1, image.ndim))
         inside = image if region is None else torch.where(region, image, torch.inf)
-        low = inside.amin()
-        high = image.amax() if region is None else torch.where(region, image, -torch.inf).amax()
-        extent = (high - low).clamp_min(1e-6)
-        table = torch.from_numpy(change.table).to(image.device, non_blocking=True)
+        low = inside.amin(axes, keepdim=True)
+        inside = image if region is None else torch.where(region, image, -torch.inf)
+        extent = (inside.amax(axes, keepdim=True) - low).clamp_min(1e-6)
+        tables = on_device(np.stack([change.table for change in changes]), image)
         place = ((image - low) / extent).clamp(0, 1).nan_to_num(0) * (_TABLE - 1)
-        below = place.floor().long().clamp_max(_TABLE - 2)
-        value = torch.lerp(table[below], table[below + 1], place - below)
-        value = low + value * extent
+        below = place.floor().long().clamp_max(_TABLE - 2).flatten(1)
+        between = place.flatten(1) - below
+        value = torch.lerp(tables.gather(1, below), tables.gather(1, below + 1), between)
+        value = low + value.reshape(image.shape) * extent
         bottom, top = self._percentiles(value, region)
-        location = torch.full_like(bottom, change.location).clamp(-bottom, 1 - top)
-        return (value * change.scale + location).clamp(0, 1)
+        numbers = on_device([[change.scale, change.location] for change in changes], image).float()
+        scale, location = numbers.T.reshape(2, *low.shape)
+        return (value * scale + location.clamp(-bottom, 1 - top)).clamp(0, 1)
 
     def _percentiles(self, value: Tensor, region: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The two percentiles within a region to a bin's width: sorting would take far longer."""
-        bins = (value.clamp(0, 1).nan_to_num(0) * (_BINS - 1)).round().long()
-        if region is not None:
-            bins = torch.where(region, bins, _BINS)
-        counts = torch.bincount(bins.flatten(), minlength=_BINS + 1)[:_BINS].cumsum(0)
+        """The two percentiles of each sample within its region, (batch, 1, ...), to a bin's width:
+        sorting would take far longer.
+        """
+        bins = (value.clamp(0, 1).nan_to_num(0) * (_BINS - 1)).round().long().flatten(1)
+        counted = torch.ones_like(value, dtype=torch.int64) if region is None else region.long()
+        counts = bins.new_zeros(len(bins), _BINS)
+        counts.scatter_add_(1, bins, counted.expand_as(value).flatten(1))
+        counts = counts.cumsum(1)
         share = self.config.percentile / 100
-        wanted = torch.stack([counts[-1] * share, counts[-1] * (1 - share)]).ceil()
+        wanted = torch.stack([counts[:, -1] * share, counts[:, -1] * (1 - share)], 1).ceil()
         places = torch.searchsorted(counts.float(), wanted).clamp_max(_BINS - 1)
-        bottom, top = places.float() / (_BINS - 1)
+        bottom, top = (places.float() / (_BINS - 1)).T.reshape(2, -1, *[1] * (value.ndim - 1))
         return bottom, top
 
 

@@ -18,6 +18,7 @@ from covidseg.engine.checkpoint import last_checkpoint, load_predictor, named_we
 from covidseg.engine.config import OptimConfig
 from covidseg.engine.distributed import start_processes
 from covidseg.engine.ema import Ema
+from covidseg.engine.loop import train
 from covidseg.engine.losses import LossConfig, build_loss
 from covidseg.engine.method import Method, Supervised
 from covidseg.engine.recipes import load_recipe
@@ -375,6 +376,24 @@ def test_compiled_networks_keep_their_names(tmp_path, monkeypatch):
     method, result = tiny_run.run(tmp_path / "run", recipe=with_train(compile=True, epochs=1))
     assert compiled == [method.network]
     load_predictor(tiny_run.tiny_network(), result.run_dir)
+
+
+def test_a_machine_that_cannot_compile_is_told_so(tmp_path, monkeypatch):
+    def fails(graph, inputs):
+        raise RuntimeError("no C compiler")
+
+    original = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda module: original(module, backend=fails))
+    with pytest.raises(TrainingError, match=r"no C compiler[\s\S]*train.compile to false"):
+        tiny_run.run(tmp_path / "run", recipe=with_train(compile=True, epochs=1))
+
+
+def test_what_a_compiled_network_would_not_do_is_refused(tmp_path):
+    method = tiny_run.Tiny(tiny_run.tiny_network(), build_loss(LossConfig()))
+    method.compiles = False
+    stream = Stream(tiny_run.Squares(), 4)
+    with pytest.raises(ConfigError, match="changes what its network does"):
+        train(method, stream, with_train(compile=True), tmp_path / "run")
 
 
 class Teacher(Method):

@@ -39,6 +39,17 @@ def batch(dimensions=2, seeds=(5, 6, 7)):
     return {"image": (hu - MEAN) / STD, "label": label, "seed": torch.tensor(seeds)}
 
 
+def painted(paint, image, lung, lesions):
+    """One sample alone."""
+    made, mask = paint.paint(image[None], lung[None], [lesions])
+    return made[0], mask[0]
+
+
+def outlined(paint, lung, lesions):
+    """The mask of one sample alone."""
+    return paint.replaced(lung[None], [lesions])[1][0]
+
+
 def one_ball(dimensions, radius_mm=12.0, solid=0.0, **changes):
     """A drawn sample replaced by one ball in the lung's first voxel in the order of chances."""
     focus = Focus(0.5, np.eye(dimensions), np.full(dimensions, radius_mm), solid)
@@ -52,7 +63,7 @@ def one_ball(dimensions, radius_mm=12.0, solid=0.0, **changes):
 def test_a_ball_of_consolidation_by_hand(dimensions):
     lung = lungs(dimensions)
     image = torch.full((1, *lung.shape), (-800 - MEAN) / STD)
-    made, mask = painter(dimensions).paint(image, lung, one_ball(dimensions, solid=1.0))
+    made, mask = painted(painter(dimensions), image, lung, one_ball(dimensions, solid=1.0))
     hu = made[0] * STD + MEAN
     # Nine tenths of the air at -800 become tissue at 40: -800 + 0.9 · 840.
     assert hu.max().item() == pytest.approx(-44, abs=0.01)
@@ -61,7 +72,7 @@ def test_a_ball_of_consolidation_by_hand(dimensions):
     ball = np.pi * 12**2 if dimensions == 2 else 4 / 3 * np.pi * 12**3
     # As scans are clipped, so is what is painted.
     narrow = dataclasses.replace(painter(dimensions), clip_hu=(-1000.0, -300.0))
-    clipped, _ = narrow.paint(image, lung, one_ball(dimensions, solid=1.0))
+    clipped, _ = painted(narrow, image, lung, one_ball(dimensions, solid=1.0))
     assert (clipped[0] * STD + MEAN).max().item() == pytest.approx(-300, abs=0.01)
     # Its centre is at the border, so that up to half of it is cut off.
     assert 0.2 * ball < mask.sum().item() * step < 1.05 * ball
@@ -74,7 +85,7 @@ def test_an_ellipsoids_coordinate_is_scipys_distance_in_turned_axes(dimensions):
     foci = [painter(dimensions)._focus(rng) for _ in range(3)]
     centres = [tuple(s // (2 + k) for s in lung.shape) for k in range(3)]
     flat = torch.tensor([np.ravel_multi_index(centre, lung.shape) for centre in centres])
-    found = painter(dimensions)._squared_radius(lung, flat, foci)
+    found = painter(dimensions)._squared_radius(lung[None], flat[None], [foci])[0]
     for focus, centre, square in zip(foci, centres, found, strict=True):
         places = np.indices(lung.shape).reshape(dimensions, -1).T - centre
         turned = (places * SPACING[dimensions]) @ focus.axes.T / focus.radii_mm
@@ -95,6 +106,18 @@ def test_a_sample_does_not_depend_on_its_batch(dimensions):
     assert all(torch.equal(one[name], value) for name, value in kept.items())
     assert whole["label"].dtype == torch.int64
     assert set(whole["label"].unique().tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_samples_painted_at_once_are_those_painted_one_by_one(dimensions, monkeypatch):
+    one, paint = batch(dimensions, range(8)), painter(dimensions)
+    alone = paint(one)
+    at_once = lambda self, numbers, lung: [numbers]  # noqa: E731
+    monkeypatch.setattr(PaintLesions, "_groups", at_once)
+    together = paint(one)
+    torch.testing.assert_close(together["image"], alone["image"], rtol=1e-4, atol=1e-4)
+    assert (together["label"] != alone["label"]).float().mean() < 1e-4
+    assert (alone["label"] > 0).any()
 
 
 @given(st.integers(0, 2**60), st.sampled_from([2, 3]))
@@ -127,7 +150,7 @@ def test_ground_glass_and_consolidation_have_their_densities():
         for p, found in ((1.0, glass), (0.0, solid)):
             config = dataclasses.replace(paint.config, p_glass_only=p)
             drawn = dataclasses.replace(paint, config=config)
-            made, mask = drawn.paint(image, lung, drawn.draw(seed))
+            made, mask = painted(drawn, image, lung, drawn.draw(seed))
             found += (made[0][mask] * STD + MEAN).tolist()
     # Ground glass: grey through which vessels show. Consolidation: they no longer do.
     assert -750 < np.median(glass) < -450
@@ -138,10 +161,10 @@ def test_ground_glass_and_consolidation_have_their_densities():
 def test_lesions_lie_at_the_border():
     lung = lungs(2)
     depth = ndimage.distance_transform_edt(lung.numpy(), sampling=SPACING[2])
-    chances = painter(2)._chances(lung).numpy()
+    chances = painter(2)._chances(lung[None])[0].numpy()
     assert (chances[~lung.numpy()] == 0).all()
     assert (chances * depth).sum() / chances.sum() < 0.7 * depth[lung.numpy()].mean()
-    anywhere = painter(2, inner_share=1.0)._chances(lung).numpy()
+    anywhere = painter(2, inner_share=1.0)._chances(lung[None])[0].numpy()
     np.testing.assert_allclose(anywhere, lung.numpy())
 
 
@@ -151,7 +174,7 @@ def test_the_share_of_lung_grows_with_what_is_drawn():
     def taken(involved):
         paint = painter(2, p=1.0, involved=(involved, involved + 1e-9), foci=30)
         return np.mean([
-            paint.replaced(lung, paint.draw(seed))[1].sum() / lung.sum() for seed in range(20)
+            outlined(paint, lung, paint.draw(seed)).sum() / lung.sum() for seed in range(20)
         ])  # fmt: skip
 
     low, high = taken(0.02), taken(0.4)
@@ -164,7 +187,7 @@ def test_several_and_as_often_as_asked():
     assert np.mean([d is not None for d in draws]) == pytest.approx(0.8, abs=0.04)
     lung = lungs(2)
     counts = [
-        ndimage.label(paint.replaced(lung, drawn)[1].numpy())[1] for drawn in draws[:60] if drawn
+        ndimage.label(outlined(paint, lung, drawn).numpy())[1] for drawn in draws[:60] if drawn
     ]
     assert np.mean(np.array(counts) > 1) > 0.3
 
@@ -190,7 +213,7 @@ def test_a_tumour_is_not_relabelled(dimensions):
     paint = painter(dimensions, p=1.0, involved=(0.9, 0.91), foci=20, inner_share=1.0)
     covered = 0
     for seed in range(10):
-        made, mask = paint.paint(image, lung, paint.draw(seed))
+        made, mask = painted(paint, image, lung, paint.draw(seed))
         assert not mask[core].any()
         assert torch.equal(made[(0, *core)], image[(0, *core)])
         covered += int(mask.any())
@@ -216,7 +239,8 @@ def test_lungs_with_lesions_stay_lungs(dimensions):
 def test_box_means_are_those_of_what_lies_in_the_box(shape, reach, seed):
     spacing = (5.0, 1.5, 2.0)[-len(shape) :]
     field = torch.from_numpy(np.random.default_rng(seed).normal(-500, 300, shape))
-    found = PaintLesions(LesionConfig(), spacing, 0, 1, (-1000, 400))._box_mean(field, reach)
+    paint = PaintLesions(LesionConfig(), spacing, 0, 1, (-1000, 400))
+    found = paint._box_mean(field[None], reach)[0]
     reaches = [min(round(reach / s), n // 2) for s, n in zip(spacing, shape, strict=True)]
     for place in np.ndindex(*shape):
         box = tuple(slice(max(0, i - r), i + r + 1) for i, r in zip(place, reaches, strict=True))

@@ -51,26 +51,26 @@ def test_a_straight_curve_is_the_identity():
 
 
 def test_location_and_scale_by_hand():
-    image = torch.linspace(0.2, 0.6, 101).reshape(1, 1, 101)
+    image = torch.linspace(0.2, 0.6, 101).reshape(1, 1, 1, 101)
     # Percentiles 20 and 80 are 0.28 and 0.52: a shift of -0.1 is within the limits.
-    found = SLAUG._moved(image, None, LocationScale(STRAIGHT, 0.9, -0.1))
+    found = SLAUG._moved(image, None, [LocationScale(STRAIGHT, 0.9, -0.1)])
     torch.testing.assert_close(found, image * 0.9 - 0.1, rtol=0, atol=1e-3)
     # -2 is not: it is held at -0.28, and what falls below the range is clipped.
-    found = SLAUG._moved(image, None, LocationScale(STRAIGHT, 1.0, -2.0))
+    found = SLAUG._moved(image, None, [LocationScale(STRAIGHT, 1.0, -2.0)])
     torch.testing.assert_close(found, (image - 0.28).clamp(0), rtol=0, atol=3e-3)
-    found = SLAUG._moved(image, None, LocationScale(STRAIGHT, 1.0, 2.0))
+    found = SLAUG._moved(image, None, [LocationScale(STRAIGHT, 1.0, 2.0)])
     torch.testing.assert_close(found, (image + 0.48).clamp(max=1), rtol=0, atol=3e-3)
-    inverted = SLAUG._moved(image, None, LocationScale(STRAIGHT[::-1].copy(), 1.0, 0.0))
+    inverted = SLAUG._moved(image, None, [LocationScale(STRAIGHT[::-1].copy(), 1.0, 0.0)])
     torch.testing.assert_close(inverted, image.flip(-1), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_percentiles_are_numpys_within_a_bin(dimensions):
     one = batch(dimensions)
-    value, region = one["image"][0], one["label"][:1] == 1
+    value, region = one["image"], one["label"][:, None] == 1
     found = SLAUG._percentiles(value, region)
-    expected = np.percentile(value[region].numpy(), [20, 80])
-    np.testing.assert_allclose([float(v) for v in found], expected, atol=0.02)
+    expected = [np.percentile(v[r].numpy(), [20, 80]) for v, r in zip(value, region, strict=True)]
+    np.testing.assert_allclose(torch.stack(found, 1).reshape(-1, 2), expected, atol=0.02)
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
@@ -84,12 +84,12 @@ def test_a_region_moves_by_its_own_statistics_and_air_stays(dimensions):
     assert torch.equal(made["local_image"][air], one["image"][air])
     assert torch.equal(one["image"], kept)
     _, changes = SLAUG.draw(5)
-    image, region = one["image"][0], one["label"][:1] == 2
-    alone = SLAUG._moved(image, region, changes[2])
-    assert torch.equal(made["local_image"][0][region], alone[region])
+    image, region = one["image"][:1], one["label"][:1, None] == 2
+    alone = SLAUG._moved(image, region, [changes[2]])
+    assert torch.equal(made["local_image"][:1][region], alone[region])
     # What lies outside the region plays no part.
     other = torch.where(region, image, 0.5)
-    assert torch.equal(SLAUG._moved(other, region, changes[2])[region], alone[region])
+    assert torch.equal(SLAUG._moved(other, region, [changes[2]])[region], alone[region])
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])

@@ -20,6 +20,7 @@ from covidseg.generalization.bigaug import BigAug, BigAugConfig
 from covidseg.generalization.consistency import GinIpa
 from covidseg.generalization.lesions import LesionConfig, PaintLesions
 from covidseg.generalization.random_convolutions import Gin
+from covidseg.generalization.slaug import Slaug, SlaugConfig
 from covidseg.imaging.volume import Volume
 from covidseg.inference.predictor import Predictor
 from covidseg.inference.preprocessing import Preprocessing
@@ -184,6 +185,7 @@ def painter(dimensions):
 CHANGES = {
     "gin": lambda dimensions: Gin(),
     "gin-ipa": lambda dimensions: GinIpa(Gin()),
+    "slaug": lambda dimensions: Slaug(SlaugConfig(), -2.0, 3.0, 2),
     "bigaug": lambda dimensions: BigAug(BigAugConfig(), -2.0, 3.0),
     "lesions": painter,
 }
