@@ -232,24 +232,29 @@ class PaintLesions:
         A lesion there would be outlined in the mask and invisible in the image. Vessels are
         narrower, and stay.
         """
-        inside = self._box_mean(lung.float(), _WIDTH_MM)
-        density = self._box_mean(torch.where(lung, hu, 0.0), _WIDTH_MM) / inside.clamp_min(1e-6)
-        return lung & (density < _DENSE_HU)
+        fields = torch.cat([lung.float(), torch.where(lung, hu, 0.0)])
+        inside, density = self._box_mean(fields, _WIDTH_MM).chunk(2)
+        return lung & (density < _DENSE_HU * inside.clamp_min(1e-6))
 
     def _box_mean(self, field: Tensor, reach_mm: float) -> Tensor:
         """Means over boxes that reach so far to every side; at the edge over what is there."""
-        mean = field
+        total, count = field, field.new_ones(())
         for axis, spacing in enumerate(self.spacing_mm, start=1):
             length = field.shape[axis]
             reach = min(round(reach_mm / spacing), length // 2)
+            # Differences of running sums: the cost does not grow with the box. The sums are held
+            # beyond the edges, so that both ends of all boxes are slices.
+            shape = list(field.shape)
+            shape[axis] = length + 2 * reach + 1
+            sums = field.new_zeros(shape)
+            inner = sums.narrow(axis, reach + 1, length)
+            torch.cumsum(total, axis, out=inner)
+            sums.narrow(axis, reach + 1 + length, reach).copy_(inner.narrow(axis, length - 1, 1))
+            total = sums.narrow(axis, 2 * reach + 1, length) - sums.narrow(axis, 0, length)
             places = torch.arange(length, device=field.device)
-            low, high = (places - reach).clamp_min(0), (places + reach + 1).clamp_max(length)
-            # Differences of running sums: the cost does not grow with the box.
-            sums = torch.cat([torch.zeros_like(mean.narrow(axis, 0, 1)), mean.cumsum(axis)], axis)
-            totals = sums.index_select(axis, high) - sums.index_select(axis, low)
-            counts = (high - low).reshape([-1 if a == axis else 1 for a in range(field.ndim)])
-            mean = totals / counts
-        return mean
+            within = (places + reach + 1).clamp_max(length) - (places - reach).clamp_min(0)
+            count = count * within.reshape([-1 if a == axis else 1 for a in range(field.ndim)])
+        return total / count
 
     def replaced(self, lung: Tensor, lesions: Sequence[Lesions]) -> tuple[Tensor, Tensor]:
         """The share of air replaced, float32 in [0, 1], and the lesions' masks, both
@@ -307,7 +312,7 @@ class PaintLesions:
     def _chances(self, lung: Tensor) -> Tensor:
         """How likely each voxel is a lesion's centre, up to a factor; float64."""
         # At a flat border half of the box is lung, deep inside all of it.
-        rim = (2 * (1 - self._box_mean(lung.double(), self.config.rim_mm))).clamp(0, 1)
+        rim = (2 * (1 - self._box_mean(lung.float(), self.config.rim_mm))).clamp(0, 1).double()
         return lung * (self.config.inner_share + (1 - self.config.inner_share) * rim)
 
     def _squared_radius(
