@@ -221,13 +221,13 @@ class Augmentation:
         )
         new_image = image[(slice(None), slice(None), *box)].clone()
         new_label = None if label is None else label[(slice(None), *box)].clone()
-        moved = [number for number, draw in enumerate(draws) if draw.linear is not None]
-        if not moved:
+        turned = {n: draw.linear for n, draw in enumerate(draws) if draw.linear is not None}
+        if not turned:
             return new_image, new_label
         # Copies that block would make the processor wait for all that a GPU still has to do.
-        linears = torch.tensor(np.stack([draws[number].linear for number in moved]))
+        linears = torch.from_numpy(np.stack(list(turned.values())))
         linears = linears.float().to(image.device, non_blocking=True)
-        which = torch.tensor(moved).to(image.device, non_blocking=True)
+        which = torch.tensor(list(turned)).to(image.device, non_blocking=True)
         grid = self._grid(linears, image.shape[2:], box)
         new_image[which] = functional.grid_sample(
             image[which], grid, mode="bilinear", padding_mode="border", align_corners=True
