@@ -154,7 +154,7 @@ class AdaptedPredictor:
         with contextlib.ExitStack() as held:
             for network in own.networks:
                 held.enter_context(adapted(network, windows, self.config.prior))
-            return own.finished(restore(own.slabs(prepared), prepared))
+            return own.finished(restore(own.slabs(prepared), prepared), volume, intensity)
 
 
 def _windows(predictor: Predictor, image: Tensor) -> list[Tensor]:

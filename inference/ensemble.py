@@ -10,7 +10,7 @@ from torch import Tensor
 
 from covidseg.core.errors import ConfigError
 from covidseg.imaging.volume import Volume
-from covidseg.inference.components import in_one_piece
+from covidseg.inference.components import lungs_in_one_piece
 from covidseg.inference.predictor import Predictor
 from covidseg.inference.restore import label_map, likeliest, upright_shape
 from covidseg.registry.cases import HU, Intensity
@@ -65,7 +65,7 @@ class Ensemble:
         pieces = set.intersection(*(set(member.one_piece) for member in self.members))
         if not pieces:
             return labelled
-        return labelled.with_data(in_one_piece(labelled.data, sorted(pieces)))
+        return lungs_in_one_piece(labelled, sorted(pieces), volume, intensity)
 
     def foreground(self, volume: Volume, intensity: Intensity = HU) -> Tensor:
         """Mean probabilities of the classes 1, 2, ..., on the upright scan's own grid.

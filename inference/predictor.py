@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from covidseg.imaging.volume import Volume
-from covidseg.inference.components import in_one_piece
+from covidseg.inference.components import lungs_in_one_piece
 from covidseg.inference.preprocessing import Prepared, Preprocessing
 from covidseg.inference.restore import restore, scan_planes
 from covidseg.inference.sliding import Slab, Sliding
@@ -82,13 +82,13 @@ class Predictor:
         and its preprocessed copy is one window's depth of probabilities.
         """
         prepared = self.preprocessing.image(volume, intensity)
-        return self.finished(restore(self.slabs(prepared), prepared))
+        return self.finished(restore(self.slabs(prepared), prepared), volume, intensity)
 
-    def finished(self, labels: Volume) -> Volume:
-        """A label map with its single pieces."""
+    def finished(self, labels: Volume, scan: Volume, intensity: Intensity) -> Volume:
+        """A scan's label map with its single pieces."""
         if not self.one_piece:
             return labels
-        return labels.with_data(in_one_piece(labels.data, self.one_piece))
+        return lungs_in_one_piece(labels, self.one_piece, scan, intensity)
 
     def on_scan(self, volume: Volume, intensity: Intensity = HU) -> Iterator[Slab]:
         """Probabilities on the upright scan's own grid, in order; see `scan_planes`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from covidseg.imaging.lungs import aerated_lungs
+from covidseg.imaging.lungs import aerated_lungs, surrounding_air
 
 SPACING = (4.0, 4.0, 10.0)
 
@@ -48,6 +48,18 @@ def test_gas_in_the_bowel_is_no_lung():
     assert not aerated_lungs(hu, SPACING).any()
     # Lungs are a matter of litres, not of voxels: these would be a mouse's.
     assert not aerated_lungs(chest()[0], (0.4, 0.4, 1.0)).any()
+
+
+@pytest.mark.parametrize("axial", [0, 1, 2])
+def test_the_air_around_a_patient_is_what_reaches_an_edge_in_plane(axial):
+    hu, lungs = chest()
+    around = hu == -1000
+    turned = [np.moveaxis(array, 2, axial) for array in (hu < -400, around)]
+    np.testing.assert_array_equal(surrounding_air(turned[0], axial), turned[1])
+    hu[:15, 30] = -1000.0  # a lung that leaks is around the patient too
+    leaking = surrounding_air(hu < -400)
+    assert leaking[14:20, 31:45].all()
+    assert not leaking[34:46][lungs[34:46]].any()
 
 
 @pytest.mark.parametrize("value", [-1000.0, 40.0])
