@@ -10,7 +10,7 @@ HUB    ?= data/hub
 ROOT   := $(if $(DATA),$(DATA),data/phantom)
 
 .DEFAULT_GOAL := help
-.PHONY: covid1920 compare-semi hub-covid1920 task2-generalize semiseg semiseg-pseudolabel task1-fewshot kshot help setup lint test test-fast phantom check hub clean
+.PHONY: covid1920 compare-semi compare-semiseg hub-covid1920 hub-semiseg task2-generalize semiseg semiseg-pseudolabel task1-fewshot kshot help setup lint test test-fast phantom check hub clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -25,9 +25,7 @@ $(STAMP): setup.cfg pyproject.toml
 	touch $(STAMP)
 
 SEMISEG_HUB := data/hub-semiseg$(if $(DATA),,-phantom)
-semiseg: $(STAMP) ## COVID-SemiSeg: five folds inside the 50 slices, then a model of all (DATA= PROFILE=cpu|cpu-bf16|gpu)
-	$(if $(DATA),,$(BIN)/covidseg phantom --out data/phantom --size small --datasets semiseg,covid-ct-seg)
-	$(BIN)/covidseg build $(ROOT) --out $(SEMISEG_HUB) --datasets semiseg
+semiseg: $(STAMP) hub-semiseg ## COVID-SemiSeg: five folds inside the 50 slices, then a model of all (DATA= PROFILE=cpu|cpu-bf16|gpu)
 	$(BIN)/python trainers/semiseg.py --profile $(PROFILE) --hub $(SEMISEG_HUB) \
 		--out runs/semiseg$(if $(DATA),,-phantom)
 
@@ -35,7 +33,15 @@ semiseg-pseudolabel: semiseg ## COVID-SemiSeg: what the 1,600 unlabelled slices 
 	$(BIN)/python trainers/semiseg_pseudolabel.py --profile $(PROFILE) --hub $(SEMISEG_HUB) \
 		--teachers runs/semiseg$(if $(DATA),,-phantom) --out runs/semiseg-pseudolabel$(if $(DATA),,-phantom)
 
-semiseg semiseg-pseudolabel: PROFILE = auto
+compare-semiseg: $(STAMP) hub-semiseg ## every semi-supervised method on COVID-SemiSeg, equal steps (DATA= PROFILE=cpu|cpu-bf16|gpu)
+	$(BIN)/python trainers/compare_semiseg.py --profile $(PROFILE) --hub $(SEMISEG_HUB) \
+		--out runs/compare-semiseg$(if $(DATA),,-phantom)
+
+hub-semiseg: $(STAMP)
+	$(if $(DATA),,$(BIN)/covidseg phantom --out data/phantom --size small --datasets semiseg,covid-ct-seg)
+	$(BIN)/covidseg build $(ROOT) --out $(SEMISEG_HUB) --datasets semiseg
+
+semiseg semiseg-pseudolabel compare-semiseg: PROFILE = auto
 
 # COVID-19-20 has a repository of its own. POOL adds to the unlabelled scans: folders, or parts of the
 # repository, as '["hub:mosmed/unlabelled"]'.

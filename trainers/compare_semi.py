@@ -25,10 +25,10 @@ from covidseg.engine.runs import open_runs
 from covidseg.engine.task_data import part_names, read_part
 from covidseg.pseudolabel.config import MethodName
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
-from covidseg.pseudolabel.rounds import ROUNDS
 from covidseg.trainers import pseudolabel
 from covidseg.trainers.evaluation import predict_part, score_part
 from covidseg.trainers.options import recipe_parser, run_main
+from covidseg.trainers.semiseg_pseudolabel import phases
 from covidseg.trainers.side_by_side import Job, run_side_by_side
 
 if TYPE_CHECKING:
@@ -71,15 +71,9 @@ class Comparison:
         recipe, run = self.load(method, seed), self.run(method, seed)
         runs = [(run, recipe.train.steps)]
         if method == STUDENT:
-            runs = self._student_runs(recipe, run)
+            runs = phases(recipe, run)
         entry = ["-m", "covidseg.trainers.compare_semi", "--one", "--out", str(self.out)]
         return Job(f"seed{seed}-{method}", [*entry, *self.words(method, seed)], runs)
-
-    def _student_runs(self, recipe: PseudolabelRecipe, run: Path) -> list[tuple[Path, int]]:
-        tuned = recipe.rounds.fine_tune_epochs * recipe.train.steps_per_epoch
-        if not tuned:
-            return [(run, recipe.train.steps)]
-        return [(run / ROUNDS / "1" / "student", recipe.train.steps - tuned), (run, tuned)]
 
 
 def train_and_predict(comparison: Comparison, method: str, seed: int) -> None:

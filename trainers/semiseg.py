@@ -14,7 +14,7 @@ goes on after an interruption.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,12 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_profile(parser)
     parser.add_argument("--hub", type=Path, default=Path("data/hub"), help="dataset repository")
     parser.add_argument("--out", type=Path, default=Path("runs/semiseg"), help="folder of the runs")
-    parser.add_argument(
-        "--start-recipe",
-        default="semiseg-phantoms",
-        help="recipe of the networks that learn from phantoms; its values are given as "
-        "--start.train.epochs 5",
-    )
+    add_start_recipe(parser)
     parser.add_argument(
         "--starts",
         type=int,
@@ -86,26 +81,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
         trainer = ["-m", "covidseg.trainers.supervised", "--resume", "--out", str(run)]
         return Job(run_name(fold), [*trainer, *chosen], [(run, recipe.train.steps)])
 
-    def start_job(number: int, run: Path) -> Job:
-        values = ["--seed", str(number), *of_starts]
-        recipe = load_recipe(options.start_recipe, profile, values, PhantomsRecipe)
-        if not number and not manifest.is_complete(run):
-            draw(recipe)  # here, where its progress is seen
-        chosen = ["--recipe", options.start_recipe, "--profile", profile, *values]
-        trainer = ["-m", "covidseg.trainers.phantoms", "--resume", "--out", str(run)]
-        return Job(f"phantoms{number}", [*trainer, *chosen], [(run, recipe.train.steps)])
-
     # The model that people use comes first: on a slow machine all six take hours.
     runs: tuple[int | None, ...] = (None, *FOLDS)
     jobs = [job(fold) for fold in runs]
+    logs = options.out / "logs"
     if unfinished(jobs):
-        run_side_by_side([start_job(*one) for one in enumerate(starts)], options.out / "logs")
-    run_side_by_side(jobs, options.out / "logs")
+        learn_phantoms(options.start_recipe, profile, of_starts, dict(enumerate(starts)), logs)
+    run_side_by_side(jobs, logs)
     scores = cross_validated(options.out, options.hub, options.recipe)
     print(summary(scores))
     print(f"Per-slice scores: {options.out / 'scores.csv'}. Model of all: {options.out / 'all'}")
     print(how_to_predict(options.out))
     print(f"Best, median and worst slice: {picture(options.out, options.hub, scores)}")
+
+
+def learn_phantoms(
+    recipe: str, profile: str, words: Sequence[str], runs: Mapping[int, Path], logs: Path
+) -> None:
+    """Train a network on phantoms for each seed, in its folder of ``runs``, side by side."""
+    jobs = []
+    for number, run in runs.items():
+        values = ["--seed", str(number), *words]
+        own = load_recipe(recipe, profile, values, PhantomsRecipe)
+        if not jobs and not manifest.is_complete(run):
+            draw(own)  # here, where its progress is seen
+        chosen = ["--recipe", recipe, "--profile", profile, *values]
+        trainer = ["-m", "covidseg.trainers.phantoms", "--resume", "--out", str(run)]
+        jobs.append(Job(f"phantoms{number}", [*trainer, *chosen], [(run, own.train.steps)]))
+    run_side_by_side(jobs, logs)
 
 
 def parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -135,6 +138,16 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
         default=AUTO,
         help="a profile of the recipe: cpu-bf16, cpu, gpu; auto (the default) for the one that "
         "this machine has the time for",
+    )
+
+
+def add_start_recipe(parser: argparse.ArgumentParser) -> None:
+    """The option that says how phantoms are learnt from."""
+    parser.add_argument(
+        "--start-recipe",
+        default="semiseg-phantoms",
+        help="recipe of the networks that learn from phantoms; its values are given as "
+        "--start.train.epochs 5",
     )
 
 
