@@ -30,7 +30,8 @@ class AugmentationConfig:
     Parameters
     ----------
     rotation_degrees
-        Largest angle about each axis that is rotated about.
+        Largest angle about each axis that is rotated about. Null for nnU-Net's: 30 in 3D, 180
+        within planes, 15 in 2D where a patch is more than 1.5 times as long as wide.
     in_plane_only
         Rotate and scale within planes, for patches much coarser across planes than within.
     scale
@@ -46,7 +47,7 @@ class AugmentationConfig:
     """
 
     p_rotation: float = 0.2
-    rotation_degrees: float = 30.0
+    rotation_degrees: float | None = None
     in_plane_only: bool = False
     p_scale: float = 0.2
     scale: Range = (0.7, 1.4)
@@ -103,6 +104,10 @@ class Augmentation:
     def __init__(self, config: AugmentationConfig, patch: Sequence[int]) -> None:
         self.config = config
         self.patch = tuple(patch)
+        angle = config.rotation_degrees
+        if angle is None:
+            angle = planned_rotation(patch, in_plane_only=config.in_plane_only)
+        self.rotation_degrees = angle
 
     @property
     def input_size(self) -> tuple[int, ...]:
@@ -114,7 +119,7 @@ class Augmentation:
         config = self.config
         if config.p_rotation == 0 and config.p_scale == 0:
             return self.patch
-        angle = min(math.radians(config.rotation_degrees), math.pi / 2)
+        angle = min(math.radians(self.rotation_degrees), math.pi / 2)
         size = np.array(self.patch, float)
         planes = [(len(size) - 2, len(size) - 1)]
         if len(size) == 3 and not config.in_plane_only:
@@ -142,7 +147,7 @@ class Augmentation:
             return float(value) if happens else None
 
         dimensions = len(self.patch)
-        angles = np.radians(rng.uniform(-1, 1, 3) * config.rotation_degrees)
+        angles = np.radians(rng.uniform(-1, 1, 3) * self.rotation_degrees)
         turns = rng.random() < config.p_rotation
         zoom = maybe(config.p_scale, config.scale)
         linear = None
@@ -264,6 +269,13 @@ class Augmentation:
             centre, half = part.start + (size - 1) / 2, max(input_size[axis] - 1, 1) / 2
             positions.append((moved + centre) / half - 1)
         return torch.stack(positions[::-1], dim=-1)
+
+
+def planned_rotation(patch: Sequence[int], *, in_plane_only: bool) -> float:
+    """The largest angle by nnU-Net v2's rules, in degrees, for a patch of so many voxels."""
+    if len(patch) == 2:
+        return 15.0 if max(patch) > 1.5 * min(patch) else 180.0
+    return 180.0 if in_plane_only else 30.0
 
 
 def _rotation(angles: np.ndarray, dimensions: int, in_plane_only: bool) -> np.ndarray:

@@ -23,6 +23,11 @@ class Patches:
         From `covidseg.engine.cache.prepare`.
     size
         Voxels of a patch: (Z, Y, X), or (Y, X) for a 2D network, whose patches are of one plane.
+    cut
+        Voxels of what is cut out around each patch, whose middle it is: augmentation turns and
+        zooms that (`covidseg.engine.augmentation.Augmentation.input_size`). None for the patch
+        alone. Only the patch stays within the scan, so that a voxel at the edge is learnt from like
+        any other; the cut reaches beyond, as nnU-Net's does.
     foreground_share
         Share of the patches that hold a voxel of a class chosen evenly among the case's classes;
         nnU-Net has one of two in 3D and a third in general. The others lie anywhere.
@@ -45,6 +50,7 @@ class Patches:
         cases: Sequence[CachedCase],
         size: Sequence[int],
         *,
+        cut: Sequence[int] | None = None,
         foreground_share: float = 1 / 3,
         pad_value: float,
         seed: int,
@@ -59,7 +65,11 @@ class Patches:
             raise ConfigError(f"a patch of {tuple(size)} voxels")
         self.cases = list(cases)
         self.dimensions = len(size)
+        cut = size if cut is None else cut
+        if len(cut) != len(size) or any(c < s for c, s in zip(cut, size, strict=True)):
+            raise ConfigError(f"a patch of {tuple(size)} voxels in a cut of {tuple(cut)}")
         self.size = tuple(size) if len(size) == 3 else (1, *size)
+        self.cut = tuple(cut) if len(cut) == 3 else (1, *cut)
         self.share, self.pad_value, self.seed = foreground_share, pad_value, seed
         groups: dict[str, list[int]] = {}
         for number, case in enumerate(self.cases):
@@ -90,6 +100,16 @@ class Patches:
         return sample
 
     def _start(self, case: CachedCase, rng: np.random.Generator, foreground: bool) -> list[int]:
+        """First voxel of the cut along each axis; negative where it begins before the scan."""
+        first = self._patch_start(case, rng, foreground)
+        return [
+            start - (cut - size) // 2
+            for start, cut, size in zip(first, self.cut, self.size, strict=True)
+        ]
+
+    def _patch_start(
+        self, case: CachedCase, rng: np.random.Generator, foreground: bool
+    ) -> list[int]:
         """First voxel of the patch along each axis; negative where the patch outgrows the scan."""
         span = [length - size for length, size in zip(case.shape, self.size, strict=True)]
         # Where the scan is smaller than the patch, it stands in the middle.
@@ -102,7 +122,7 @@ class Patches:
         voxel = voxels[int(rng.integers(len(voxels)))]
         starts = []
         for place, size, first, last in zip(voxel, self.size, low, high, strict=True):
-            # Within the middle half of the patch: turning and zooming will not lose it.
+            # Within the middle half of the patch, which turning and zooming seldom lose.
             offset = int(rng.integers(size // 4, size - size // 4))
             starts.append(int(np.clip(place - offset, first, last)))
         return starts
@@ -110,12 +130,12 @@ class Patches:
     def _cut(self, array: NDArray, start: Sequence[int], fill: float) -> NDArray:
         inside = tuple(
             slice(max(first, 0), min(first + size, length))
-            for first, size, length in zip(start, self.size, array.shape, strict=True)
+            for first, size, length in zip(start, self.cut, array.shape, strict=True)
         )
         part = np.asarray(array[inside])
-        if part.shape == self.size:
+        if part.shape == self.cut:
             return np.array(part)
-        whole = np.full(self.size, fill, array.dtype)
+        whole = np.full(self.cut, fill, array.dtype)
         place = tuple(
             slice(box.start - first, box.stop - first)
             for box, first in zip(inside, start, strict=True)

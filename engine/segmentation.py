@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from torch import nn
 
 from covidseg.core.errors import ConfigError
-from covidseg.engine.augmentation import Augmentation, AugmentationConfig
+from covidseg.engine.augmentation import Augmentation, AugmentationConfig, planned_rotation
 from covidseg.engine.cache import CachedCase, TrainingCase, prepare
 from covidseg.engine.checkpoint import last_checkpoint, load_predictor, read_description
 from covidseg.engine.config import FREE, Recipe
@@ -128,7 +128,7 @@ class PatchConfig:
     batch_size
         Patches a step, over all processes.
     foreground_share
-        Share of the patches that are sure to hold foreground.
+        Share of the patches that are placed on foreground.
     by_source
         Draw sources evenly instead of cases.
     """
@@ -278,6 +278,9 @@ def planned(
     augmentation = recipe.augmentation
     if dimensions == 3 and max(size) > 3 * size[0]:
         augmentation = dataclasses.replace(augmentation, in_plane_only=True)
+    if augmentation.rotation_degrees is None:
+        angle = planned_rotation(size, in_plane_only=augmentation.in_plane_only)
+        augmentation = dataclasses.replace(augmentation, rotation_degrees=angle)
     patch = dataclasses.replace(
         recipe.patch, size=tuple(size), batch_size=recipe.patch.batch_size or plan_.batch_size
     )
@@ -378,7 +381,8 @@ def training_stream(
     augmentation = Augmentation(recipe.augmentation, recipe.patch.size)
     patches = Patches(
         cases,
-        augmentation.input_size,
+        recipe.patch.size,
+        cut=augmentation.input_size,
         foreground_share=recipe.patch.foreground_share,
         pad_value=recipe.grid.preprocessing().air,
         seed=recipe.seed,

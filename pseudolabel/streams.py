@@ -104,7 +104,8 @@ def unlabelled_stream(
         views = Views(Augmentation(recipe.augmentation, recipe.patch.size))
     patches = _WithoutLabels(
         cases,
-        views.weak.input_size,
+        recipe.patch.size,
+        cut=views.weak.input_size,
         foreground_share=0,
         pad_value=recipe.grid.preprocessing().air,
         seed=derived_seed(recipe.seed, _UNLABELLED),

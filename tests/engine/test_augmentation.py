@@ -24,6 +24,23 @@ def batch(count=4, size=(10, 12, 14), channels=1):
     return image, label
 
 
+@pytest.mark.parametrize(
+    ("patch", "in_plane_only", "degrees"),
+    [
+        ((96, 160, 160), False, 30),
+        ((28, 256, 256), True, 180),
+        ((160, 160), False, 180),
+        ((160, 241), False, 15),
+        ((240, 160), False, 180),
+    ],
+)
+def test_angles_that_are_not_given_are_nnunets(patch, in_plane_only, degrees):
+    config = AugmentationConfig(in_plane_only=in_plane_only)
+    assert Augmentation(config, patch).rotation_degrees == degrees
+    given = dataclasses.replace(config, rotation_degrees=20)
+    assert Augmentation(given, patch).rotation_degrees == 20
+
+
 def test_the_same_seed_gives_the_same_sample_whatever_stands_beside_it():
     image, label = batch()
     augment = Augmentation(AugmentationConfig(), (8, 8, 8))
@@ -179,7 +196,10 @@ def test_mirrors_image_and_label_together():
 def test_the_margin_is_nnunets():
     # nnU-Net v2: get_patch_size((64, 64), (-pi/6, pi/6), (0, 0), (0, 0), (0.85, 1.25)).
     side = int(64 * (np.cos(np.pi / 6) + np.sin(np.pi / 6)) / 0.85)
-    assert Augmentation(AugmentationConfig(), (64, 64)).input_size == (side, side)
-    flat = AugmentationConfig(in_plane_only=True)
+    tilted = AugmentationConfig(rotation_degrees=30)
+    assert Augmentation(tilted, (64, 64)).input_size == (side, side)
+    flat = dataclasses.replace(tilted, in_plane_only=True)
     assert Augmentation(flat, (16, 64, 64)).input_size == (16, side, side)
     assert Augmentation(OFF, (16, 64, 64)).input_size == (16, 64, 64)
+    # By any angle: nnU-Net reckons with a quarter turn.
+    assert Augmentation(AugmentationConfig(), (64, 64)).input_size == (75, 75)

@@ -10,7 +10,13 @@ import os
 import numpy as np
 import pytest
 
-from covidseg.core.errors import GeometryError, LabelError, StorageError, UnreadableFileError
+from covidseg.core.errors import (
+    ConfigError,
+    GeometryError,
+    LabelError,
+    StorageError,
+    UnreadableFileError,
+)
 from covidseg.engine import cache as cache_module
 from covidseg.engine.cache import TrainingCase, prepare
 from covidseg.engine.fingerprint import fingerprint
@@ -243,6 +249,40 @@ def test_a_scan_smaller_than_the_patch_stands_in_its_middle(tmp_path, size):
     if size[0] == 20:
         assert inside.min(0).tolist() == [6, 3, 9]
         assert (inside.max(0) - inside.min(0) + 1).tolist() == [8, 10, 12]
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_what_is_cut_around_a_patch_reaches_beyond_the_scan_and_the_patch_does_not(tmp_path, share):
+    cases = cached_cases(tmp_path)
+    size, cut = (4, 6, 6), (9, 11, 12)
+    patches = Patches(cases, size, cut=cut, pad_value=-9, seed=0, foreground_share=share)
+    by_name = {case.case_id: np.array(case.image(), np.float32) for case in cases}
+    seen = np.zeros(cases[0].shape, bool)
+    for number in range(1000):
+        sample = patches[number]
+        assert sample["image"].shape == (1, *cut)
+        # What augmentation leaves where nothing is turned.
+        middle = tuple(
+            slice((c - s) // 2, (c - s) // 2 + s) for c, s in zip(cut, size, strict=True)
+        )
+        image, label = sample["image"][0][middle].numpy(), sample["label"][middle]
+        assert image.min() > -9
+        if share:
+            assert (label > 0).any()
+        whole = by_name[sample["case_id"]]
+        z, y, x = next(
+            place
+            for place in np.argwhere(whole == image[0, 0, 0]).tolist()
+            if np.array_equal(whole[tuple(map(slice, place, np.add(place, size)))], image)
+        )
+        seen[z : z + 4, y : y + 6, x : x + 6] = True
+    # No rim is left out.
+    assert share or seen.all()
+
+
+def test_a_patch_larger_than_what_is_cut_for_it(tmp_path):
+    with pytest.raises(ConfigError, match="in a cut of"):
+        Patches(cached_cases(tmp_path), (4, 6, 6), cut=(4, 5, 6), pad_value=0, seed=0)
 
 
 def test_a_2d_network_gets_planes(tmp_path):
