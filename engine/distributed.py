@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -14,6 +15,11 @@ from covidseg.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+# How long processes wait for one of them, which prepares scans, hashes a pool or scores. After ten
+# minutes, torch's own limit, all would be aborted in the middle of such work.
+PATIENCE = timedelta(hours=6)
 
 
 def start_processes(mixed_precision: str = "no", processes: int | None = None) -> Accelerator:
@@ -35,7 +41,7 @@ def start_processes(mixed_precision: str = "no", processes: int | None = None) -
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
-    from accelerate.utils import DistributedDataParallelKwargs
+    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
     # The state is one a process and keeps its first precision; another run may ask for another.
     AcceleratorState._reset_state(reset_partial_state=False)
@@ -47,7 +53,8 @@ def start_processes(mixed_precision: str = "no", processes: int | None = None) -
             cpu=several and not torch.accelerator.is_available(),
             kwargs_handlers=[
                 # Gradients lie in the buffers that are sent: one copy of them less.
-                DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+                InitProcessGroupKwargs(timeout=PATIENCE),
             ],
         )
     except (ValueError, RuntimeError) as fault:

@@ -139,7 +139,7 @@ def predict_pool(
             try:
                 found = _predicted(teachers, future.result())
             except CovidsegError as fault:
-                _note(folder, scan, {"key": _key(teachers, config), "fault": str(fault)})
+                _note(folder, scan, {"key": _key(teachers, config, scan), "fault": str(fault)})
             else:
                 if written is not None:
                     written.result()
@@ -245,7 +245,7 @@ def _write(
     for name, upright in maps.items():
         on_scan = label_map(upright, found.volume.shape, found.volume.affine)
         _write_map(folder / f"{name}{ending}", on_scan)
-    noted = asdict(judgement) | {"key": _key(teachers, config)}
+    noted = asdict(judgement) | {"key": _key(teachers, config, scan)}
     noted["label_sha256"] = sha256_of_file(folder / f"labels/{scan.case.case_id}{ending}")
     _note(folder, scan, noted)
 
@@ -267,8 +267,9 @@ def _write_map(path: Path, volume: Volume) -> None:
 # What is known of a scan -------------------------------------------------------------------------
 
 
-def _key(teachers: Teachers, config: FilterConfig) -> str:
-    text = json.dumps([teachers.key, asdict(config)], sort_keys=True)
+def _key(teachers: Teachers, config: FilterConfig, scan: PoolScan) -> str:
+    """What a pseudo-label depends on: a scan that was repaired under its name gets a new one."""
+    text = json.dumps([teachers.key, asdict(config), scan.case.content], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -285,7 +286,7 @@ def _known(
         noted = json.loads((folder / "cases" / f"{scan.case.case_id}.json").read_text())
     except (OSError, ValueError):
         return None
-    if noted.get("key") != _key(teachers, config) or "fault" in noted:
+    if noted.get("key") != _key(teachers, config, scan) or "fault" in noted:
         return None
     return noted
 

@@ -63,9 +63,12 @@ def score_part(
     for case in part.cases:
         if case.label is None:
             continue
-        link = references / f"{case.case_id}.nii.gz"
+        link, label = references / f"{case.case_id}.nii.gz", os.path.abspath(case.label)
+        # Another repository may have been predicted here before.
+        if link.is_symlink() and os.readlink(link) != label:
+            link.unlink()
         if not link.is_symlink():
-            link.symlink_to(os.path.abspath(case.label))
+            link.symlink_to(label)
     meanings = {
         value: part.targets[target]
         for case in part.cases

@@ -493,6 +493,26 @@ def test_processes_that_would_train_alone_are_refused(monkeypatch):
         start_processes()
 
 
+def test_processes_wait_for_one_that_prepares_scans(monkeypatch):
+    import accelerate
+
+    given = {}
+
+    class Stopped(ValueError):
+        pass
+
+    def remembered(**options):
+        given.update(options)
+        raise Stopped
+
+    monkeypatch.setattr(accelerate, "Accelerator", remembered)
+    with pytest.raises(ConfigError):
+        start_processes()
+    times = [getattr(handler, "timeout", None) for handler in given["kwargs_handlers"]]
+    # Torch's own is ten minutes.
+    assert max(time for time in times if time) >= timedelta(hours=1)
+
+
 def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")

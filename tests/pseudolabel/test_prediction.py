@@ -173,6 +173,10 @@ def test_interrupted_it_goes_on_and_predicts_nothing_twice(scans, tmp_path, monk
     assert label_all(teachers(1.0, key="two"), scans, out)[0] == 4
     stricter = dataclasses.replace(CONFIG, foreground=0.99)
     assert label_all(teachers(1.0, key="two"), scans, out, stricter)[0] == 4
+    # So is another scan under the same name.
+    other = dataclasses.replace(scans[2].case, content="repaired")
+    scans[2] = dataclasses.replace(scans[2], case=other)
+    assert label_all(teachers(1.0, key="two"), scans, out, stricter)[0] == 1
 
 
 def test_what_another_process_has_claimed_is_left_to_it(scans, tmp_path):
