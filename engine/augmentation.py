@@ -9,6 +9,7 @@ Source of the list, its order, probabilities and ranges: nnU-Net v2's ``nnUNetTr
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -269,6 +270,16 @@ class Augmentation:
             centre, half = part.start + (size - 1) / 2, max(input_size[axis] - 1, 1) / 2
             positions.append((moved + centre) / half - 1)
         return torch.stack(positions[::-1], dim=-1)
+
+
+def planned_augmentation(config: AugmentationConfig, patch: Sequence[int]) -> AugmentationConfig:
+    """With what nnU-Net v2 lets the patch decide: whether to stay within planes, and the angles."""
+    if len(patch) == 3 and max(patch) > 3 * patch[0]:
+        config = dataclasses.replace(config, in_plane_only=True)
+    if config.rotation_degrees is None:
+        angle = planned_rotation(patch, in_plane_only=config.in_plane_only)
+        config = dataclasses.replace(config, rotation_degrees=angle)
+    return config
 
 
 def planned_rotation(patch: Sequence[int], *, in_plane_only: bool) -> float:

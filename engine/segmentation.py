@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from torch import nn
 
 from covidseg.core.errors import ConfigError
-from covidseg.engine.augmentation import Augmentation, AugmentationConfig, planned_rotation
+from covidseg.engine.augmentation import Augmentation, AugmentationConfig, planned_augmentation
 from covidseg.engine.cache import CachedCase, TrainingCase, prepare
 from covidseg.engine.checkpoint import last_checkpoint, load_predictor, read_description
 from covidseg.engine.config import FREE, Recipe
@@ -275,12 +275,7 @@ def planned(
             decoder_blocks=network.decoder_blocks or (2,) * (len(tailored.strides) - 1),
         )
     network = network.with_plan(plan_)
-    augmentation = recipe.augmentation
-    if dimensions == 3 and max(size) > 3 * size[0]:
-        augmentation = dataclasses.replace(augmentation, in_plane_only=True)
-    if augmentation.rotation_degrees is None:
-        angle = planned_rotation(size, in_plane_only=augmentation.in_plane_only)
-        augmentation = dataclasses.replace(augmentation, rotation_degrees=angle)
+    augmentation = planned_augmentation(recipe.augmentation, size)
     patch = dataclasses.replace(
         recipe.patch, size=tuple(size), batch_size=recipe.patch.batch_size or plan_.batch_size
     )

@@ -9,7 +9,12 @@ import pytest
 import torch
 from scipy import ndimage
 
-from covidseg.engine.augmentation import Augmentation, AugmentationConfig, Draw
+from covidseg.engine.augmentation import (
+    Augmentation,
+    AugmentationConfig,
+    Draw,
+    planned_augmentation,
+)
 
 OFF = AugmentationConfig(
     p_rotation=0, p_scale=0, p_noise=0, p_blur=0, p_brightness=0, p_contrast=0,
@@ -37,8 +42,11 @@ def batch(count=4, size=(10, 12, 14), channels=1):
 def test_angles_that_are_not_given_are_nnunets(patch, in_plane_only, degrees):
     config = AugmentationConfig(in_plane_only=in_plane_only)
     assert Augmentation(config, patch).rotation_degrees == degrees
+    planned = planned_augmentation(AugmentationConfig(), patch)
+    assert (planned.in_plane_only, planned.rotation_degrees) == (in_plane_only, degrees)
     given = dataclasses.replace(config, rotation_degrees=20)
     assert Augmentation(given, patch).rotation_degrees == 20
+    assert planned_augmentation(given, patch).rotation_degrees == 20
 
 
 def test_the_same_seed_gives_the_same_sample_whatever_stands_beside_it():
