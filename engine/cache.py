@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from covidseg.core.errors import CovidsegError, LabelError, StorageError
+from covidseg.core.errors import CovidsegError, IntensityError, LabelError, StorageError
 from covidseg.core.files import sha256_of_file, storage_error
 from covidseg.core.parallel import map_cases
 from covidseg.imaging.geometry import require_same_grid
+from covidseg.imaging.intensity import find_nonfinite
 from covidseg.imaging.nifti import read_nifti
 from covidseg.imaging.picture import read_picture
 from covidseg.imaging.volume import Volume
@@ -106,8 +107,8 @@ def read_training_case(case: TrainingCase) -> tuple[Volume, Volume | None]:
 
     Raises
     ------
-    UnreadableFileError, GeometryError
-        A file cannot be read, or the two are on different grids.
+    UnreadableFileError, GeometryError, IntensityError
+        A file cannot be read, the two are on different grids, or values are not finite.
     """
     image = read_image(case)
     if case.label is None:
@@ -118,8 +119,15 @@ def read_training_case(case: TrainingCase) -> tuple[Volume, Volume | None]:
 
 
 def read_image(case: TrainingCase) -> Volume:
-    """The image of a case as stored."""
-    return _read(case.image)
+    """The image of a case as stored; IntensityError where a value is not finite.
+
+    Resampling would spread one NaN over the whole scan.
+    """
+    image = _read(case.image)
+    finding = find_nonfinite(image.data)
+    if finding is not None:
+        raise IntensityError(finding, path=case.image, remedy="repair the scan, or leave it out")
+    return image
 
 
 def _read(path: Path) -> Volume:

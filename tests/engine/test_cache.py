@@ -13,6 +13,7 @@ import pytest
 from covidseg.core.errors import (
     ConfigError,
     GeometryError,
+    IntensityError,
     LabelError,
     StorageError,
     UnreadableFileError,
@@ -21,7 +22,7 @@ from covidseg.engine import cache as cache_module
 from covidseg.engine.cache import TrainingCase, prepare
 from covidseg.engine.fingerprint import fingerprint
 from covidseg.engine.patches import Patches
-from covidseg.imaging.nifti import write_nifti
+from covidseg.imaging.nifti import read_nifti, write_nifti
 from covidseg.imaging.volume import Volume
 from covidseg.inference.preprocessing import Preprocessing
 from covidseg.registry.cases import HU
@@ -195,6 +196,18 @@ def test_no_foreground_at_all_is_an_error(tmp_path):
     case = dataclasses.replace(make_case(tmp_path), values={7: 1})
     with pytest.raises(LabelError, match="no training case has a foreground voxel"):
         fingerprint([case], tmp_path / "cache", workers=1, progress=False)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_value_that_is_not_finite_is_named_before_it_spreads(tmp_path, bad):
+    case = make_case(tmp_path)
+    volume = read_nifti(case.image)
+    values = volume.data.astype(np.float32)
+    values[3, 2, 1] = bad
+    write_nifti(case.image, volume.with_data(values))
+    with pytest.raises(IntensityError, match=r"1 (NaN|infinite) of .*\(3, 2, 1\)") as raised:
+        prepare([case], WINDOW, tmp_path / "cache", workers=1, progress=False)
+    assert raised.value.path == case.image
 
 
 def cached_cases(tmp_path, **options):
