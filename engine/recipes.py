@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
-from covidseg.core.errors import ConfigError, UnreadableFileError
+from covidseg.core.errors import ConfigError, CovidsegError, UnreadableFileError
 from covidseg.engine.config import Recipe, as_mapping
 
 SomeRecipe = TypeVar("SomeRecipe", bound=Recipe)
@@ -47,27 +47,30 @@ def load_recipe(
     UnreadableFileError
         No such file or recipe, or not YAML.
     ConfigError
-        Unknown keys (with the nearest known one), values of another type, no such profile.
+        Unknown keys (with the nearest known one), values of another type, no such profile, or
+        something else where names with values belong.
     """
     path = find_recipe(path_or_name)
     values = _profiled(_read(path), profile, path)
     known = recipe_keys(schema)
     if others:
         values = {name: value for name, value in values.items() if name in known}
-    _refuse_unknown(values, known, path)
+    _refuse_faulty(values, known, path)
     options = [word for word in overrides if word.startswith("--")]
     _refuse_unknown_options(options, known)
     parser = recipe_parser(schema)
     try:
         parsed = parser.parse_args(["--recipe", json.dumps(values), *overrides])
+        del parsed["recipe"]
+        built = parser.instantiate(parsed)
+    except CovidsegError:  # a section's own check
+        raise
     except Exception as fault:  # jsonargparse raises several kinds
         raise ConfigError(
             " ".join(str(fault).split()),
             path=path,
             remedy="see docs/recipes.md for every value and its type",
         ) from fault
-    del parsed["recipe"]
-    built = parser.instantiate(parsed)
     return schema(**{one.name: built[one.name] for one in fields(schema)})
 
 
@@ -110,11 +113,17 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key may stand once, and 1e-3 is a number."""
+    """YAML in which a key is a name that may stand once, and 1e-3 is a number."""
 
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConfigError(
+                    f"line {key.start_mark.line + 1}: a key is no name, but in braces or brackets",
+                    expected="names with values",
+                    remedy="put quotes around it, or fill in the template that it is from",
+                )
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value!r} stands twice", key.start_mark
@@ -132,6 +141,9 @@ _Loader.add_implicit_resolver(
 def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except ConfigError as fault:
+        fault.path = path  # the loader does not know it
+        raise
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
         raise UnreadableFileError(
             f"cannot be read as YAML ({' '.join(str(fault).split())})", path=path
@@ -142,16 +154,30 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _profiled(values: dict[str, Any], profile: str | None, path: Path) -> dict[str, Any]:
-    profiles = values.pop("profiles", None) or {}
+    profiles = values.pop("profiles", None)
+    profiles = {} if profiles is None else profiles
+    _require_names(profiles, "profiles", path)
     if profile is None:
         return values
     if profile not in profiles:
         raise ConfigError(
             f"has no profile {profile!r}",
             path=path,
-            expected="one of " + (", ".join(profiles) or "none: the recipe has no profiles"),
+            expected="one of " + (", ".join(map(str, profiles)) or "none: the recipe has no profiles"),
         )
-    return _merged(values, profiles[profile] or {})
+    chosen = {} if profiles[profile] is None else profiles[profile]
+    _require_names(chosen, f"profiles.{profile}", path)
+    return _merged(values, chosen)
+
+
+def _require_names(part: Any, name: str, path: Path) -> None:
+    if not isinstance(part, Mapping):
+        raise ConfigError(
+            f"{name} is {'empty' if part is None else repr(part)}",
+            path=path,
+            expected="names with values",
+            remedy=f"write them below {name}, indented, or leave it out",
+        )
 
 
 def _merged(base: Any, over: Any) -> Any:
@@ -177,13 +203,14 @@ def recipe_keys(schema: type, prefix: str = "") -> dict[str, bool]:
     return found
 
 
-def _refuse_unknown(values: Mapping[str, Any], known: dict[str, bool], path: Path) -> None:
+def _refuse_faulty(values: Mapping[str, Any], known: dict[str, bool], path: Path) -> None:
     def visit(part: Mapping[str, Any], prefix: str) -> None:
         for key, value in part.items():
             name = f"{prefix}{key}"
             if name not in known:
                 raise ConfigError(f"unknown key {name}", path=path, remedy=_nearest(name, known))
-            if known[name] and isinstance(value, Mapping):
+            if known[name]:
+                _require_names(value, name, path)
                 visit(value, name + ".")
 
     visit(values, "")

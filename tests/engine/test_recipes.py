@@ -76,6 +76,16 @@ def test_resolved_recipe_reads_back_as_itself(recipe_file, tmp_path):
         ("seed: 3", "name"),
         ("name: x\nprofiles: {demo: {train: {epoch: 1}}}", r"unknown key train\.epoch\."),
         ("- a\n- b", "not a recipe"),
+        ("name: x\n{{y}}: 1", r"line 2: a key is no name.*expected names.*quotes around it"),
+        ("name: x\n? [a, b]\n: 1", "line 2: a key is no name"),
+        ("name: x\nloss: {name: {{y}}}", "line 2: a key is no name"),
+        ("name: x\nprofiles: 3", "profiles is 3; expected names.*below profiles"),
+        ("name: x\nprofiles: [demo]", r"profiles is \['demo'\]; expected names"),
+        ("name: x\nprofiles: {demo: 4}", r"profiles\.demo is 4; expected names"),
+        ("name: x\nprofiles: {1: {}}", "no profile 'demo'; expected one of 1"),
+        ("name: x\noptim: [1]", r"optim is \[1\]; expected names.*leave it out"),
+        ("name: x\noptim:", "optim is empty; expected names"),
+        ("name: x\nprofiles: {demo: {optim: 3}}", "optim is 3; expected names"),
     ],
 )
 def test_mistakes_in_a_recipe_are_named(tmp_path, text, message):
