@@ -163,7 +163,8 @@ def _profiled(values: dict[str, Any], profile: str | None, path: Path) -> dict[s
         raise ConfigError(
             f"has no profile {profile!r}",
             path=path,
-            expected="one of " + (", ".join(map(str, profiles)) or "none: the recipe has no profiles"),
+            expected="one of "
+            + (", ".join(map(str, profiles)) or "none: the recipe has no profiles"),
         )
     chosen = {} if profiles[profile] is None else profiles[profile]
     _require_names(chosen, f"profiles.{profile}", path)
