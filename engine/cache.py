@@ -197,7 +197,8 @@ def prepare_readable(
     Raises
     ------
     StorageError
-        The disk is full: every case would meet that.
+        The disk is full, or another user's part of the cache may not be read: every case would
+        meet that.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -296,11 +297,15 @@ def _build(case: TrainingCase, preprocessing: Preprocessing, folder: Path) -> No
             "files": files,
         }
         (temporary / "meta.json").write_text(json.dumps(description))
+        # mkdtemp makes folders private; others who share the cache are to read this one.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o777 & ~umask)
         try:
             os.rename(temporary, folder)
         except OSError:
             # Another builder was first; its folder holds the same.
-            if not folder.is_dir():
+            if not folder.is_dir() or _damage(folder) is not None:
                 raise
     except OSError as fault:
         raise storage_error(fault, folder) from fault
@@ -324,6 +329,11 @@ def _damage(folder: Path) -> str | None:
     """What is wrong with a cached case; None if nothing is.
 
     Contents are hashed again only where a file's time is not the one noted when it was written.
+
+    Raises
+    ------
+    StorageError
+        It may not be read: another user made it, for themselves alone.
     """
     try:
         description = json.loads((folder / "meta.json").read_text())
@@ -333,6 +343,12 @@ def _damage(folder: Path) -> str | None:
                 return f"{name} has {status.st_size} bytes instead of {size}"
             if status.st_mtime_ns != written_ns and sha256_of_file(folder / name) != digest:
                 return f"{name} is not what was written"
+    except PermissionError as fault:
+        raise StorageError(
+            f"a scan in the training cache cannot be read ({os.strerror(fault.errno or 0)})",
+            path=folder,
+            remedy="have its owner allow it (chmod -R a+rX), or choose another data.cache",
+        ) from fault
     except (OSError, ValueError, KeyError, TypeError) as fault:
         return f"it is not whole ({fault})"
     return None

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import multiprocessing
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,6 +120,46 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(StorageError, match="No space left"):
         prepare([case], WINDOW, tmp_path / "cache", workers=1, progress=False)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_others_may_read_what_one_user_prepared(tmp_path):
+    [cached] = prepare([make_case(tmp_path)], WINDOW, tmp_path / "cache", workers=1, progress=False)
+    (tmp_path / "new").mkdir()
+    assert cached.folder.stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
+def test_a_folder_that_may_not_be_read_is_said(tmp_path, monkeypatch):
+    case = make_case(tmp_path)
+    [cached] = prepare([case], WINDOW, tmp_path / "cache", workers=1, progress=False)
+    read_text = Path.read_text
+
+    def private(path, *arguments, **options):
+        if path.parent == cached.folder:  # root, who may read all, runs tests too
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return read_text(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", private)
+    known = dataclasses.replace(case, content=cached.content)
+    for one in (case, known):
+        with pytest.raises(StorageError, match=r"Permission denied.*chmod -R a\+rX") as raised:
+            prepare([one], WINDOW, tmp_path / "cache", workers=1, progress=False)
+        assert raised.value.path == cached.folder
+
+
+def test_a_damaged_folder_that_cannot_be_replaced_is_not_used(tmp_path, monkeypatch):
+    case = make_case(tmp_path)
+    [cached] = prepare([case], WINDOW, tmp_path / "cache", workers=1, progress=False)
+    image = cached.folder / "image.npy"
+    image.write_bytes(image.read_bytes()[:-5])
+    rmtree = cache_module.shutil.rmtree
+
+    def of_another_user(path, **options):
+        if path != cached.folder:
+            rmtree(path, **options)
+
+    monkeypatch.setattr(cache_module.shutil, "rmtree", of_another_user)
+    with pytest.raises(StorageError, match="cannot be written"):
+        prepare([case], WINDOW, tmp_path / "cache", workers=1, progress=False)
 
 
 def _prepare_in_a_process(case, root, barrier):
