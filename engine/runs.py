@@ -21,6 +21,9 @@ from covidseg.networks.build import build_network
 
 SomeRecipe = TypeVar("SomeRecipe", bound=SegmentationRecipe)
 
+# Folders in a run's own folder that hold runs of its earlier stages.
+EARLIER_STAGES = ("pretrained", "rounds")
+
 
 def read_run(
     run: str | Path,
@@ -44,14 +47,19 @@ def runs_in(folders: Sequence[Path]) -> list[Path]:
     Raises
     ------
     ConfigError
-        A run in a folder of several is not complete.
+        A run is only in an earlier stage, or one in a folder of several is not complete.
     """
     found: list[Path] = []
     for folder in folders:
-        inside = sorted(config.parent for config in folder.glob("*/config.yaml"))
-        if (folder / "config.yaml").is_file() or not inside:
-            found.append(folder)
-            continue
+        if _in_earlier_stage(folder):
+            raise ConfigError(
+                f"is not trained to its last stage: it holds {_earlier_stages(folder)} alone",
+                path=folder,
+                expected="config.yaml and checkpoints/ in it",
+                remedy="train it to its end (the same call with --resume), or name the runs that "
+                "you want instead",
+            )
+        inside = [] if _is_run(folder) else sorted(filter(_is_begun, folder.glob("*")))
         for run in inside:
             if not manifest.is_complete(run):
                 raise ConfigError(
@@ -59,8 +67,50 @@ def runs_in(folders: Sequence[Path]) -> list[Path]:
                     path=run,
                     remedy=f"wait for it, or name the runs that you want instead of {folder}",
                 )
-        found += inside
+        found += inside or [folder]
     return found
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.yaml").is_file()
+
+
+def _earlier_stages(folder: Path) -> str:
+    return " and ".join(name for name in EARLIER_STAGES if (folder / name).is_dir())
+
+
+def _in_earlier_stage(folder: Path) -> bool:
+    """Whether it is a run's folder in which the stage that predicts has not begun."""
+    return not _is_run(folder) and bool(_earlier_stages(folder))
+
+
+def _is_begun(folder: Path) -> bool:
+    return _is_run(folder) or _in_earlier_stage(folder)
+
+
+def chosen_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name; for null a GPU if there is one.
+
+    Raises
+    ------
+    ConfigError
+        There is no such device, or it cannot be used.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.zeros((), device=chosen).item()
+    # torch raises several kinds, by what it was built with.
+    except Exception as fault:
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        reason = str(fault).splitlines()[0][:200] if str(fault) else type(fault).__name__
+        raise ConfigError(
+            f"the device {str(device)!r} cannot be used ({reason})",
+            expected=", ".join(["cpu", *(f"cuda:{number}" for number in range(gpus))]),
+            remedy="choose another --device, or leave it out",
+        ) from fault
+    return chosen
 
 
 def open_run(
@@ -71,7 +121,7 @@ def open_run(
     batch_size: int | None = None,
 ) -> Predictor:
     """A predictor from one run; see `open_runs`."""
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = chosen_device(device)
     recipe = read_run(run, SegmentationRecipe)
     network = build_network(recipe.network)
     load_predictor(network, run)
@@ -134,9 +184,17 @@ def open_runs(
     UnreadableFileError
         A folder is no run, or has no checkpoint.
     ConfigError
-        The runs differ in what they predict, or some are for pictures and some for CT volumes.
+        The runs differ in what they predict, or some are for pictures and some for CT volumes; or
+        there is no such device.
     """
-    labels = [read_run(run, SegmentationRecipe).data.labels for run in runs]
+    require_same_labels(runs, [read_run(run, SegmentationRecipe).data.labels for run in runs])
+    return as_one(
+        [open_run(run, device=device, mirror=mirror, batch_size=batch_size) for run in runs]
+    )
+
+
+def require_same_labels(runs: Sequence[str | Path], labels: Sequence[Sequence[str]]) -> None:
+    """Raise ConfigError where a run predicts other ``labels`` than the first."""
     for run, own in zip(runs, labels, strict=True):
         if own != labels[0]:
             raise ConfigError(
@@ -145,14 +203,17 @@ def open_runs(
                 expected=f"{', '.join(labels[0])}, as those of {runs[0]}",
                 remedy="make an ensemble of runs that predict the same",
             )
-    predictors: list[Predictor] = []
-    for run in runs:
-        one = open_run(run, device=device, mirror=mirror, batch_size=batch_size)
-        for place, other in enumerate(predictors):
+
+
+def as_one(predictors: Sequence[Predictor]) -> Predictor | Ensemble:
+    """Predictors together: those that differ in their networks alone share a scan's windows."""
+    members: list[Predictor] = []
+    for one in predictors:
+        for place, other in enumerate(members):
             if one.settings == other.settings:
                 networks = [*other.networks, *one.networks]
-                predictors[place] = dataclasses.replace(other, networks=networks)
+                members[place] = dataclasses.replace(other, networks=networks)
                 break
         else:
-            predictors.append(one)
-    return predictors[0] if len(predictors) == 1 else Ensemble(predictors)
+            members.append(one)
+    return members[0] if len(members) == 1 else Ensemble(members)

@@ -23,7 +23,13 @@ from covidseg.engine.distributed import start_processes
 from covidseg.engine.loop import Result, train
 from covidseg.engine.losses import build_loss
 from covidseg.engine.method import Method, Supervised
-from covidseg.engine.runs import one_piece_values, open_run, read_run
+from covidseg.engine.runs import (
+    as_one,
+    one_piece_values,
+    open_run,
+    read_run,
+    require_same_labels,
+)
 from covidseg.engine.segmentation import (
     FixedPatches,
     SegmentationRecipe,
@@ -40,6 +46,7 @@ from covidseg.generalization.build import PaintedPatches, changed, painter
 from covidseg.generalization.heterogeneous import Channels, OfDataset, PartlyLabelled
 from covidseg.generalization.lesions import LesionConfig
 from covidseg.generalization.painted import cases_with_lungs
+from covidseg.inference.ensemble import Ensemble
 from covidseg.inference.predictor import Predictor
 from covidseg.trainers.options import parse, run_main
 
@@ -240,25 +247,53 @@ def _meanings(recipe: TransferRecipe, part: Part) -> dict[str, list[str]]:
 
 
 def open_transfer_run(
-    run: str | Path, dataset: str = COVID, *, device: str | torch.device | None = None
+    run: str | Path,
+    dataset: str = COVID,
+    *,
+    device: str | torch.device | None = None,
+    mirror: bool | None = None,
+    batch_size: int | None = None,
 ) -> Predictor:
-    """A predictor from a run of Task 3 that labels as ``dataset`` does."""
-    predictor = open_run(run, device=device)
+    """A predictor from any run; one of Task 3 labels as ``dataset`` does."""
+    predictor = open_run(run, device=device, mirror=mirror, batch_size=batch_size)
     recipe = read_run(run, TransferRecipe)
     mode = recipe.transfer.method
     if mode not in ("heads", "marginal"):
         return predictor
-    names = [name.split("_", 1) for name in recipe.data.labels]
-    targets = dict(enumerate(dict.fromkeys(label for _, label in names), start=1))
-    channels = Channels.plan([of for of, _ in names], targets)
+    own = predicted_labels(recipe)
+    channels = Channels.plan(
+        [name.split("_", 1)[0] for name in recipe.data.labels], dict(enumerate(own, start=1))
+    )
     networks: list[nn.Module] = [
         OfDataset(network, channels, dataset, mode) for network in predictor.networks
     ]
-    own = [targets[value] for value in sorted(targets)]
     pieces = one_piece_values(recipe.window, own)
-    return dataclasses.replace(
-        predictor, networks=networks, classes=len(targets) + 1, one_piece=pieces
+    return dataclasses.replace(predictor, networks=networks, classes=len(own) + 1, one_piece=pieces)
+
+
+def open_transfer_runs(
+    runs: Sequence[str | Path],
+    dataset: str = COVID,
+    *,
+    device: str | torch.device | None = None,
+    mirror: bool | None = None,
+    batch_size: int | None = None,
+) -> Predictor | Ensemble:
+    """As `covidseg.engine.runs.open_runs`, with runs of Task 3 labelling as ``dataset`` does."""
+    require_same_labels(runs, [predicted_labels(read_run(run, TransferRecipe)) for run in runs])
+    return as_one(
+        [
+            open_transfer_run(run, dataset, device=device, mirror=mirror, batch_size=batch_size)
+            for run in runs
+        ]
     )
+
+
+def predicted_labels(recipe: TransferRecipe) -> tuple[str, ...]:
+    """What a run predicts, from value 1 on: the channels of several datasets are of one labels."""
+    if recipe.transfer.method not in ("heads", "marginal"):
+        return tuple(recipe.data.labels)
+    return tuple(dict.fromkeys(name.split("_", 1)[1] for name in recipe.data.labels))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
