@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from covidseg.core.errors import ConfigError, CovidsegError
+from covidseg.core.errors import ConfigError, CovidsegError, StorageError
 
 
 class Intensities(StrEnum):
@@ -58,16 +59,17 @@ def predict(
     """Segment scans: a label map for each, on the scan's own grid.
 
     What is in the output folder already is kept, so an interrupted call goes on when it is given
-    again. A scan that cannot be segmented is named at the end, and the others are done.
+    again. A scan that cannot be segmented is named at the end, and the others are done. A run of
+    Task 3 that learnt several datasets' labels predicts those of the COVID-19 scans.
 
     Example:
       covidseg predict --run runs/task1-infection-3d/fold0 scans/ --out predictions/
       covidseg predict --run runs/task1-infection-3d scans/ --out predictions/   (all folds)
     """
     from covidseg.core.progress import progress_bar
-    from covidseg.engine.runs import open_runs, read_run, runs_in
-    from covidseg.engine.segmentation import SegmentationRecipe
-    from covidseg.inference.files import find_inputs, segment
+    from covidseg.engine.runs import read_run, runs_in
+    from covidseg.inference.files import find_inputs, refuse_sources, require_writable, segment
+    from covidseg.trainers.transfer import TransferRecipe, open_transfer_runs, predicted_labels
 
     found = find_inputs(inputs)
     if not run:
@@ -75,15 +77,20 @@ def predict(
     run = runs_in(run)
     if len(run) > 1:
         print(f"ensemble of {len(run)} runs: {', '.join(map(str, run))}")
-    predictor = open_runs(run, device=device, mirror=mirror, batch_size=batch_size)
-    todo = [one for one in found if overwrite or not (out / f"{one.name}{one.ending}").exists()]
+    refuse_sources(found, out)
+    predictor = open_transfer_runs(run, device=device, mirror=mirror, batch_size=batch_size)
+    todo = [one for one in found if overwrite or not os.path.exists(out / one.result)]
+    if todo:
+        require_writable(out)
     faults: list[str] = []
     for one in progress_bar(todo, desc="predicting", unit="scan"):
         try:
             segment(predictor, one, out, intensity.value)
+        except StorageError:  # every other scan would meet it
+            raise
         except CovidsegError as fault:
             faults.append(f"{one.name}: {fault}")
-    names = read_run(run[0], SegmentationRecipe).data.labels
+    names = predicted_labels(read_run(run[0], TransferRecipe))
     labels = ", ".join(f"{value} {name}" for value, name in enumerate(names, start=1))
     print(
         f"{out}: {len(todo) - len(faults)} segmented, {len(found) - len(todo)} kept. "

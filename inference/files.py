@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 
 from covidseg.core.errors import ConfigError, GeometryError, IntensityError, LayoutError
-from covidseg.core.files import atomic_file
+from covidseg.core.files import atomic_file, storage_error
 from covidseg.imaging.dicom import DicomSeries, find_series, read_series
 from covidseg.imaging.intensity import find_nonfinite, guess_scale
 from covidseg.imaging.nifti import read_nifti, write_nifti
@@ -43,6 +47,16 @@ class Input:
         """Ending of the result's file."""
         return ".png" if self.kind == "picture" else ".nii.gz"
 
+    @property
+    def result(self) -> str:
+        """Name of the result's file."""
+        return f"{self.name}{self.ending}"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that it is read from."""
+        return (self.source,) if isinstance(self.source, Path) else self.source.files
+
 
 def find_inputs(paths: Sequence[str | Path]) -> list[Input]:
     """Scans among files and folders: NIfTI files, pictures, and DICOM CT series.
@@ -53,24 +67,55 @@ def find_inputs(paths: Sequence[str | Path]) -> list[Input]:
     Raises
     ------
     LayoutError
-        A path does not exist or holds nothing of these, or two results would have one name.
+        A path does not exist or holds nothing of these, or two results would have one file name.
     """
     found: list[Input] = []
     for path in map(Path, paths):
         if not path.exists():
             raise LayoutError("does not exist", path=path)
         found += list(_in_folder(path)) if path.is_dir() else [_of_file(path)]
-    names: dict[str, Input] = {}
+    results: dict[str, Input] = {}
     for one in found:
-        if one.name in names:
+        if one.result in results:
             raise LayoutError(
-                f"two inputs would both be written as {one.name}{one.ending}",
+                f"two inputs would both be written as {one.result}",
                 path=_place(one),
-                expected=f"another name than that of {_place(names[one.name])}",
+                expected=f"another name than that of {_place(results[one.result])}",
                 remedy="predict them into folders of their own",
             )
-        names[one.name] = one
+        results[one.result] = one
     return found
+
+
+def refuse_sources(inputs: Sequence[Input], folder: Path) -> None:
+    """Raise ConfigError where a result in ``folder`` would have the place of an input.
+
+    Also by another name of the same file, such as a link's.
+    """
+    sources = {_identity(path) for one in inputs for path in one.files}
+    for one in inputs:
+        target = folder / one.result
+        if os.path.exists(target) and _identity(target) in sources:
+            raise ConfigError(
+                "is a scan that is to be segmented, and a result would be written there",
+                path=target,
+                remedy="give another folder with --out",
+            )
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def require_writable(folder: Path) -> None:
+    """Make the folder and try to write there: StorageError now, not after a scan is segmented."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as fault:
+        raise storage_error(fault, folder) from fault
 
 
 def _place(one: Input) -> Path:
@@ -111,8 +156,13 @@ def _in_folder(folder: Path) -> Iterator[Input]:
     for one in series:
         # A patient with one series is named by the patient; several are told apart by their UID.
         alone = sum(other.patient_id == one.patient_id for other in series) == 1
-        name = one.patient_id or one.folder.name
-        yield Input(name if alone else f"{name}_{one.uid}", one, "dicom")
+        name = _as_name(one.patient_id) or Path(os.path.abspath(one.folder)).name
+        yield Input(name if alone else f"{name}_{_as_name(one.uid)}", one, "dicom")
+
+
+def _as_name(text: str) -> str:
+    """What a header says, as a file's name: it may hold a path, which could lead anywhere."""
+    return re.sub(r"[^\w.-]", "_", text).strip(".")
 
 
 def read_input(one: Input, scale: Scale = "auto") -> tuple[Volume, Intensity]:
@@ -162,7 +212,8 @@ def segment(
     Raises
     ------
     ConfigError
-        The predictor is for volumes and the scan is a picture, or the reverse.
+        The predictor is for volumes and the scan is a picture, or the reverse; or the device has
+        not enough memory.
     """
     volume, intensity = read_input(one, scale)
     if predictor.for_pictures != (one.kind == "picture"):
@@ -171,10 +222,17 @@ def segment(
             f"{_place(one)} is a {'picture' if one.kind == 'picture' else 'CT volume'}",
             remedy="use a run that was trained on such data",
         )
-    result = predictor.predict(volume, intensity)
+    try:
+        result = predictor.predict(volume, intensity)
+    except torch.OutOfMemoryError as fault:
+        raise ConfigError(
+            "segmenting it takes more memory than the device has free",
+            path=_place(one),
+            remedy="give a smaller --batch-size, or --device cpu",
+        ) from fault
     if result.shape != volume.shape:
         raise GeometryError("the result lost the scan's grid", path=_place(one))
-    target = folder / f"{one.name}{one.ending}"
+    target = folder / one.result
     if one.kind == "picture":
         _write_picture(target, result.data[:, :, 0], predictor)
     else:

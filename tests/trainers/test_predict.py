@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 
 import numpy as np
@@ -10,13 +12,28 @@ import torch
 from PIL import Image
 
 from covidseg.cli.main import main
-from covidseg.core.errors import ConfigError, IntensityError, LayoutError, UnreadableFileError
-from covidseg.engine.runs import open_run, open_runs, read_run, runs_in
+from covidseg.core.errors import (
+    ConfigError,
+    IntensityError,
+    LayoutError,
+    StorageError,
+    UnreadableFileError,
+)
+from covidseg.engine.runs import (
+    EARLIER_STAGES,
+    chosen_device,
+    open_run,
+    open_runs,
+    read_run,
+    runs_in,
+)
 from covidseg.imaging.dicom import write_series
 from covidseg.imaging.nifti import read_nifti, write_nifti
 from covidseg.imaging.volume import Volume
+from covidseg.inference import files
 from covidseg.inference.ensemble import Ensemble
 from covidseg.inference.files import find_inputs, read_input
+from covidseg.inference.predictor import Predictor
 
 
 def call(*words):
@@ -81,6 +98,74 @@ def test_a_bad_scan_is_named_and_the_others_are_done(run, raw, tmp_path, capsys)
     assert [path.name for path in out.iterdir()] == [scans(raw)[0].name]
 
 
+@pytest.mark.parametrize("words", [[], ["--overwrite"]])
+@pytest.mark.parametrize("way", ["itself", "link", "links inside"])
+def test_no_result_takes_the_place_of_a_scan(run, raw, tmp_path, capsys, words, way):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    scan = folder / scans(raw)[0].name
+    shutil.copy(scans(raw)[0], scan)
+    before = scan.read_bytes()
+    given, out = folder, folder
+    if way == "link":
+        out = tmp_path / "out"
+        out.symlink_to(folder)
+    elif way == "links inside":
+        given = tmp_path / "given"
+        given.mkdir()
+        (given / scan.name).symlink_to(scan)
+    assert call("predict", "--run", run, given, "--out", out, *words) == 2
+    assert "a scan that is to be segmented" in capsys.readouterr().err
+    assert scan.read_bytes() == before
+
+
+def test_an_output_folder_that_cannot_be_written_is_said_first(run, raw, tmp_path, capsys):
+    (tmp_path / "out").write_text("a file")
+    assert call("predict", "--run", run, *scans(raw)[:2], "--out", tmp_path / "out") == 2
+    shown = capsys.readouterr()
+    assert "out: cannot be written" in shown.err
+    assert "not segmented" not in shown.out
+
+
+def test_a_full_disk_ends_the_call(run, raw, tmp_path, capsys, monkeypatch):
+    tried = []
+
+    def full(target, volume):
+        tried.append(target)
+        raise StorageError(f"cannot be written ({os.strerror(errno.ENOSPC)})", path=target)
+
+    monkeypatch.setattr(files, "write_nifti", full)
+    assert call("predict", "--run", run, *scans(raw)[:2], "--out", tmp_path / "out") == 2
+    assert "No space left" in capsys.readouterr().err
+    assert len(tried) == 1
+
+
+def test_a_scan_too_large_for_the_device_is_named_and_the_others_are_done(
+    run, raw, tmp_path, capsys, monkeypatch
+):
+    predict, seen = Predictor.predict, []
+
+    def first_too_large(self, *arguments):
+        seen.append(arguments)
+        if len(seen) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return predict(self, *arguments)
+
+    monkeypatch.setattr(Predictor, "predict", first_too_large)
+    assert call("predict", "--run", run, *scans(raw)[:2], "--out", tmp_path / "out") == 1
+    shown = capsys.readouterr().out
+    assert "1 segmented" in shown
+    assert "smaller --batch-size" in shown
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta"])
+def test_a_device_that_is_not_there(run, raw, tmp_path, capsys, name):
+    with pytest.raises(ConfigError, match=rf"'{name}' cannot be used.*expected cpu.*--device"):
+        chosen_device(name)
+    assert call("predict", "--run", run, scans(raw)[0], "-o", tmp_path, "--device", name) == 2
+    assert "cannot be used" in capsys.readouterr().err
+
+
 def test_a_scan_of_one_slice_and_one_of_one_voxel(run, tmp_path):
     predictor = open_runs([run], device="cpu")
     for shape in ((40, 40, 1), (1, 1, 1)):
@@ -131,6 +216,28 @@ def test_a_folder_of_runs_stands_for_them(run, tmp_path, capsys):
         runs_in([tmp_path / "lung"])
 
 
+def test_a_run_in_its_first_stage_is_not_taken_for_a_folder_of_runs(run, tmp_path):
+    from covidseg.pseudolabel.rounds import ROUNDS
+    from covidseg.trainers.transfer import PRETRAINED
+
+    assert {PRETRAINED, ROUNDS} <= set(EARLIER_STAGES)
+    folds = [tmp_path / "lung" / f"fold{number}" for number in range(3)]
+    shutil.copytree(run, folds[0])
+    shutil.copytree(run, folds[1] / PRETRAINED)
+    with pytest.raises(ConfigError, match=r"fold1: is not trained to its last.*pretrained alone"):
+        runs_in([folds[1]])
+    with pytest.raises(ConfigError, match="fold1: is not trained to its end"):
+        runs_in([tmp_path / "lung"])
+    # Named itself it is a run; and so is the whole run, beside its first stage.
+    assert runs_in([folds[1] / PRETRAINED]) == [folds[1] / PRETRAINED]
+    for file in ("config.yaml", "manifest.json"):
+        shutil.copy(run / file, folds[1] / file)
+    assert runs_in([folds[1], tmp_path / "lung"]) == [folds[1], *folds[:2]]
+    (folds[2] / ROUNDS).mkdir(parents=True)
+    with pytest.raises(ConfigError, match="it holds rounds alone"):
+        runs_in([folds[2]])
+
+
 def test_runs_of_other_labels_make_no_ensemble(run, options, tmp_path):
     from covidseg.trainers.supervised import main as train
 
@@ -161,6 +268,41 @@ def test_what_cannot_be_an_input(tmp_path):
         find_inputs([tmp_path / "a", tmp_path / "b"])
     with pytest.raises(UnreadableFileError, match="is no run's folder"):
         open_runs([tmp_path])
+
+
+def test_a_scan_and_a_picture_of_one_name_are_told_apart_by_their_endings(tmp_path):
+    write_nifti(tmp_path / "a.nii.gz", Volume(np.zeros((2, 2, 2)), np.eye(4)))
+    for name in ("a.png", "a.jpg"):
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name)
+    both = find_inputs([tmp_path / "a.nii.gz", tmp_path / "a.png"])
+    assert [one.result for one in both] == ["a.nii.gz", "a.png"]
+    with pytest.raises(LayoutError, match=r"both be written as a\.png"):
+        find_inputs([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("patient_id", "name"),
+    [
+        ("../../evil/12/345", "_.._evil_12_345"),
+        ("12/345", "12_345"),
+        ("LUNG1-001 b", "LUNG1-001_b"),
+        ("..", "series"),
+        ("", "series"),
+    ],
+)
+def test_a_patient_id_is_no_path(tmp_path, patient_id, name):
+    for number in range(2):
+        write_series(
+            tmp_path / str(number) / "series",
+            Volume(np.zeros((4, 4, 2), np.int16), np.eye(4)),
+            patient_id=patient_id,
+            study_uid="1.2.3",
+            series_uid=f"1.2.3.{number}",
+            frame_of_reference_uid="1.2.3.5",
+        )
+        found = [one.name for one in find_inputs([tmp_path])]
+        # Several series of a patient are told apart by their UIDs.
+        assert found == ([name] if number == 0 else [f"{name}_1.2.3.0", f"{name}_1.2.3.1"])
 
 
 def test_intensities_are_judged_or_told(tmp_path):

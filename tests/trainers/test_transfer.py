@@ -7,8 +7,10 @@ import json
 import numpy as np
 import pytest
 
+from covidseg.cli.main import main as covidseg
 from covidseg.core.errors import ConfigError
 from covidseg.engine.runs import read_run
+from covidseg.imaging.nifti import read_nifti, write_nifti
 from covidseg.imaging.volume import Volume
 from covidseg.trainers.transfer import TransferRecipe, main, open_transfer_run, stages
 
@@ -38,7 +40,7 @@ def scan():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["alone", "joint", "heads", "marginal"])
-def test_every_method_learns_and_predicts(transfer, tmp_path, method):
+def test_every_method_learns_and_predicts(transfer, tmp_path, method, capsys):
     run = transfer(tmp_path / "run", f"--transfer.method={method}")
     manifest = json.loads((run / "manifest.json").read_text())
     learnt = manifest["data"]["train"]
@@ -49,6 +51,18 @@ def test_every_method_learns_and_predicts(transfer, tmp_path, method):
     for dataset in ("covid-ct-seg", "structseg"):
         found = open_transfer_run(run, dataset, device="cpu").predict(scan())
         assert set(np.unique(found.data)) <= {0, 1, 2}
+    # The command predicts what the driver does; so does an ensemble of such runs.
+    write_nifti(tmp_path / "scan.nii.gz", scan())
+    words = ["predict", str(tmp_path / "scan.nii.gz"), "--intensity", "hu", "--device", "cpu"]
+    expected = open_transfer_run(run, device="cpu").predict(scan()).data
+    for runs in ([run], [run, run]):
+        out = tmp_path / f"out{len(runs)}"
+        given = [word for one in runs for word in ("--run", str(one))]
+        with pytest.raises(SystemExit) as ended:
+            covidseg([*words, *given, "--out", str(out)])
+        assert not ended.value.code
+        assert "Labels: 1 left_lung, 2 right_lung." in capsys.readouterr().out
+        assert (read_nifti(out / "scan.nii.gz").data != expected).mean() < 1e-3
 
 
 @pytest.mark.slow
