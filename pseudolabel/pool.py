@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from covidseg.core.errors import ConfigError, CovidsegError
+from covidseg.core.errors import ConfigError, CovidsegError, LayoutError
 from covidseg.core.files import atomic_file
 from covidseg.core.parallel import map_cases
 from covidseg.engine.cache import TrainingCase, read_image
@@ -280,6 +280,14 @@ def _of_folder(folder: Path, cache: Path, progress: bool) -> tuple[list[PoolScan
             expected="NIfTI files, slice pictures or DICOM series, or hub:CONFIGURATION/PART",
         )
     inputs = find_inputs([folder])
+    names: dict[str, Input] = {}
+    for one in inputs:
+        if names.setdefault(one.name, one) is not one:
+            raise LayoutError(
+                f"two scans are called {one.name}",
+                path=folder,
+                remedy="rename one of them: a pseudo-label goes by its scan's name",
+            )
     scans, entries = {}, []
     examine = partial(_examined, cache=cache, origin=str(folder))
     for one, result in map_cases(

@@ -99,7 +99,7 @@ def learn_phantoms(
     recipe: str, profile: str, words: Sequence[str], runs: Mapping[int, Path], logs: Path
 ) -> None:
     """Train a network on phantoms for each seed, in its folder of ``runs``, side by side."""
-    jobs = []
+    jobs: list[Job] = []
     for number, run in runs.items():
         values = ["--seed", str(number), *words]
         own = load_recipe(recipe, profile, values, PhantomsRecipe)

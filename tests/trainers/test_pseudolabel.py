@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from covidseg.core.errors import ConfigError
+from covidseg.core.errors import ConfigError, LayoutError
 from covidseg.engine.runs import open_runs
 from covidseg.engine.task_data import read_part
 from covidseg.imaging.nifti import read_header, read_nifti, write_nifti
@@ -204,6 +204,14 @@ def test_a_folder_with_test_scans_among_others(words, hub, tmp_path):
 def test_a_folder_that_is_the_test_set(words, hub, tmp_path):
     folder = scans_of(hub, "test", tmp_path / "pool", 3)
     with pytest.raises(ConfigError, match=r"3 of its 3 scans are of an evaluation part"):
+        main([*words, also(folder), "--out", str(tmp_path / "run")])
+
+
+def test_a_folder_with_two_scans_of_one_name(words, hub, tmp_path):
+    folder = scans_of(hub, "unlabelled", tmp_path / "pool", 1, "mosmed")
+    [scan] = folder.iterdir()
+    (folder / scan.name.replace(".nii.gz", ".png")).write_bytes(b"a picture")
+    with pytest.raises(LayoutError, match="two scans are called study_"):
         main([*words, also(folder), "--out", str(tmp_path / "run")])
 
 
