@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 # Okabe & Ito without yellow and black: yellow is faint on white, black is for annotations.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-MARKERS = ("o", "s", "^", "D", "v", "P")
+# One more than colours: seven methods or more are still told apart.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _GREY = "#606060"
 # Above so many methods, names no longer fit side by side.
 _NARROW = 4

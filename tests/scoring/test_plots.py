@@ -108,6 +108,17 @@ def test_strips_order_cases_by_their_mean():
     assert drawn_points(axis) == pytest.approx(np.sort(chosen["value"]))
 
 
+def test_seven_methods_are_told_apart():
+    values = case_values(scores("abcdefg"))
+    axis = case_strips(values, "dsc", phantom=True).axes[0]
+    looks = {
+        (tuple(dots.get_facecolor()[0]), dots.get_paths()[0].vertices.tobytes())
+        for dots in axis.collections
+        if _many(dots)
+    }
+    assert len(looks) == 7
+
+
 def test_lines_join_the_values_of_a_case():
     values = case_values(scores(cases=3))
     axis = paired_lines(values, "dsc", phantom=True).axes[0]
