@@ -33,8 +33,8 @@ semiseg-pseudolabel: semiseg ## COVID-SemiSeg: what the 1,600 unlabelled slices 
 	$(BIN)/python trainers/semiseg_pseudolabel.py --profile $(PROFILE) --hub $(SEMISEG_HUB) \
 		--teachers runs/semiseg$(if $(DATA),,-phantom) --out runs/semiseg-pseudolabel$(if $(DATA),,-phantom)
 
-compare-semiseg: $(STAMP) hub-semiseg ## every semi-supervised method on COVID-SemiSeg, equal steps (DATA= PROFILE=cpu|cpu-bf16|gpu)
-	$(BIN)/python trainers/compare_semiseg.py --profile $(PROFILE) --hub $(SEMISEG_HUB) \
+compare-semiseg: $(STAMP) hub-semiseg ## every semi-supervised method on COVID-SemiSeg, equal steps (DATA= PROFILE= SEEDS=)
+	$(BIN)/python trainers/compare_semiseg.py --profile $(PROFILE) --seeds $(SEEDS) --hub $(SEMISEG_HUB) \
 		--out runs/compare-semiseg$(if $(DATA),,-phantom)
 
 hub-semiseg: $(STAMP)
@@ -42,6 +42,7 @@ hub-semiseg: $(STAMP)
 	$(BIN)/covidseg build $(ROOT) --out $(SEMISEG_HUB) --datasets semiseg
 
 semiseg semiseg-pseudolabel compare-semiseg: PROFILE = auto
+compare-semiseg: SEEDS = 0
 
 # COVID-19-20 has a repository of its own. POOL adds to the unlabelled scans: folders, or parts of the
 # repository, as '["hub:mosmed/unlabelled"]'.
