@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -58,17 +58,19 @@ def predict(
 ) -> None:
     """Segment scans: a label map for each, on the scan's own grid.
 
-    What is in the output folder already is kept, so an interrupted call goes on when it is given
-    again. A scan that cannot be segmented is named at the end, and the others are done. A run of
-    Task 3 that learnt several datasets' labels predicts those of the COVID-19 scans.
+    What the same runs and options made of the same scans is kept, so an interrupted call goes on
+    when it is given again (predictions.json in the folder says what was made from what). A scan
+    that cannot be segmented is named at the end, and the others are done. A run of Task 3 that
+    learnt several datasets' labels predicts those of the COVID-19 scans.
 
     Example:
       covidseg predict --run runs/task1-infection-3d/fold0 scans/ --out predictions/
       covidseg predict --run runs/task1-infection-3d scans/ --out predictions/   (all folds)
     """
     from covidseg.core.progress import progress_bar
-    from covidseg.engine.runs import read_run, runs_in
+    from covidseg.engine.runs import read_run, runs_in, weights_digest
     from covidseg.inference.files import find_inputs, refuse_sources, require_writable, segment
+    from covidseg.inference.record import Record
     from covidseg.trainers.transfer import TransferRecipe, open_transfer_runs, predicted_labels
 
     found = find_inputs(inputs)
@@ -79,13 +81,16 @@ def predict(
         print(f"ensemble of {len(run)} runs: {', '.join(map(str, run))}")
     refuse_sources(found, out)
     predictor = open_transfer_runs(run, device=device, mirror=mirror, batch_size=batch_size)
-    todo = [one for one in found if overwrite or not os.path.exists(out / one.result)]
+    settings = [[weights_digest(one) for one in run], mirror, intensity.value]
+    record = Record(out, json.dumps(settings))
+    todo = found if overwrite else record.missing(found)
     if todo:
         require_writable(out)
     faults: list[str] = []
     for one in progress_bar(todo, desc="predicting", unit="scan"):
         try:
             segment(predictor, one, out, intensity.value)
+            record.note(one)
         except StorageError:  # every other scan would meet it
             raise
         except CovidsegError as fault:

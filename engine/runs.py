@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -10,8 +11,9 @@ from typing import TypeVar
 import torch
 
 from covidseg.core.errors import ConfigError, UnreadableFileError
+from covidseg.core.files import sha256_of_file
 from covidseg.engine import manifest
-from covidseg.engine.checkpoint import load_predictor
+from covidseg.engine.checkpoint import last_checkpoint, load_predictor, read_description
 from covidseg.engine.recipes import load_recipe
 from covidseg.engine.segmentation import SegmentationRecipe, WindowConfig
 from covidseg.inference.ensemble import Ensemble
@@ -69,6 +71,16 @@ def runs_in(folders: Sequence[Path]) -> list[Path]:
                 )
         found += inside or [folder]
     return found
+
+
+def weights_digest(run: str | Path) -> str:
+    """A hash of the weights and of the recipe that a run predicts with."""
+    checkpoint = last_checkpoint(run)
+    if checkpoint is None:
+        raise UnreadableFileError("holds no checkpoint", path=run)
+    weights = checkpoint / f"{read_description(checkpoint)['predictor']}.safetensors"
+    parts = [sha256_of_file(path) for path in (weights, Path(run) / "config.yaml")]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def _is_run(folder: Path) -> bool:

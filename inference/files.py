@@ -122,6 +122,10 @@ def _place(one: Input) -> Path:
     return one.source if isinstance(one.source, Path) else one.source.folder
 
 
+# A data set's own annotations beside its scans: COVID-19-20's _seg, StructSeg's label.nii.gz.
+_ANNOTATION = re.compile(r"(^|[_-])(seg|mask|label|gt)$", re.IGNORECASE)
+
+
 def _of_file(path: Path) -> Input:
     lower = path.name.lower()
     for ending in _NIFTI:
@@ -139,14 +143,21 @@ def _of_file(path: Path) -> Input:
 
 def _in_folder(folder: Path) -> Iterator[Input]:
     files = [
-        path
+        _of_file(path)
         for path in sorted(folder.iterdir())
         if path.is_file()
         and not path.name.startswith(".")
         and path.name.lower().endswith((*_NIFTI, *_PICTURES))
     ]
-    if files:
-        yield from map(_of_file, files)
+    scans = [one for one in files if not _ANNOTATION.search(one.name)]
+    if files and not scans:
+        raise LayoutError(
+            f"holds annotations alone, such as {_place(files[0]).name}",
+            path=folder,
+            remedy="give the folder of the scans; files named one by one are taken as scans",
+        )
+    if scans:
+        yield from scans
         return
     series = [one for one in find_series(folder) if one.modality == "CT"]
     if not series:

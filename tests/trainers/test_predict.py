@@ -62,6 +62,22 @@ def test_a_folder_of_scans_and_a_second_call_that_keeps_them(run, raw, tmp_path,
     assert "2 segmented, 0 kept. Labels: 1 left_lung, 2 right_lung." in capsys.readouterr().out
     assert call("predict", "--run", run, folder, "--out", out) == 0
     assert "0 segmented, 2 kept" in capsys.readouterr().out
+    # Other options, another scan of the name, or a file of which nothing is known: not kept.
+    assert call("predict", "--run", run, folder, "--out", out, "--no-mirror") == 2
+    assert "and 1 more, made by other weights or options" in capsys.readouterr().err
+    first, last = sorted(folder.iterdir())
+    before = (out / first.name).read_bytes()
+    first.unlink()
+    first.symlink_to(last.resolve())
+    assert call("predict", "--run", run, first, "--out", out) == 2
+    assert (
+        f"holds {first.name} already, made by other weights or options" in capsys.readouterr().err
+    )
+    assert call("predict", "--run", run, first, "--out", out, "--overwrite") == 0
+    assert (out / first.name).read_bytes() != before
+    assert call("predict", "--run", run, folder, "--out", out) == 0
+    (out / "predictions.json").unlink()
+    assert call("predict", "--run", run, folder, "--out", out) == 2
 
 
 def test_dicom_and_nifti_of_one_scan_give_one_result(run, raw, tmp_path):
@@ -95,7 +111,7 @@ def test_a_bad_scan_is_named_and_the_others_are_done(run, raw, tmp_path, capsys)
     printed = capsys.readouterr().out
     assert "1 segmented" in printed
     assert "bad.nii.gz" in printed
-    assert [path.name for path in out.iterdir()] == [scans(raw)[0].name]
+    assert [path.name for path in out.glob("*.nii.gz")] == [scans(raw)[0].name]
 
 
 @pytest.mark.parametrize("words", [[], ["--overwrite"]])
@@ -251,6 +267,18 @@ def test_a_picture_is_not_for_a_run_of_volumes(run, tmp_path, capsys):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "slice.png")
     assert call("predict", "--run", run, tmp_path / "slice.png", "--out", tmp_path / "out") == 1
     assert "the run segments CT volumes" in capsys.readouterr().out
+
+
+def test_annotations_beside_scans_are_no_scans(tmp_path):
+    for name in ("volume-A-1_ct", "volume-A-1_seg", "label", "data", "labelled"):
+        write_nifti(tmp_path / f"{name}.nii.gz", Volume(np.zeros((2, 2, 2)), np.eye(4)))
+    assert [one.name for one in find_inputs([tmp_path])] == ["data", "labelled", "volume-A-1_ct"]
+    # One that is named is taken at the user's word.
+    assert [one.name for one in find_inputs([tmp_path / "label.nii.gz"])] == ["label"]
+    for name in ("volume-A-1_ct", "data", "labelled"):
+        (tmp_path / f"{name}.nii.gz").unlink()
+    with pytest.raises(LayoutError, match=r"holds annotations alone, such as label\.nii\.gz"):
+        find_inputs([tmp_path])
 
 
 def test_what_cannot_be_an_input(tmp_path):
