@@ -114,10 +114,21 @@ def score(
     ] = None,
 ) -> None:
     """Score a folder of predictions."""
+    from covidseg.registry.phantom.marker import phantom_marker
     from covidseg.scoring.folder import expected_cases, score_folder, unexpected_cases
     from covidseg.scoring.scores import write_benchmark_csv, write_scores
     from covidseg.scoring.summary import failed_cases, summary_text
 
+    for place in (out, benchmark_csv):
+        if place is not None and place.is_dir():
+            raise ConfigError(
+                "is a folder",
+                path=place,
+                expected="a file's name",
+                remedy=f"give {place}/scores.csv",
+            )
+    # What lies below a phantoms' marker is phantoms, whether it is said or not.
+    phantom = phantom or phantom_marker(references) is not None
     scores = score_folder(
         predictions,
         references,

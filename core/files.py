@@ -13,7 +13,9 @@ from pathlib import Path
 
 from covidseg.core.errors import StorageError
 
-_DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_DISK_FAULTS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR,
+}  # fmt: skip
 
 
 def storage_error(fault: OSError, path: Path) -> StorageError:

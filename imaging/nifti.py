@@ -201,9 +201,9 @@ def _opened(path: Path) -> Iterator[Any]:
         with open(path, "rb", buffering=0) as raw:
             is_gzip = raw.read(2) == _GZIP_MAGIC
             raw.seek(0)
-            if path.suffix == ".gz" and not is_gzip:
+            if path.suffix.lower() == ".gz" and not is_gzip:
                 raise _not_gzip(path, raw)
-            if path.suffix != ".gz" and is_gzip:
+            if path.suffix.lower() != ".gz" and is_gzip:
                 raise UnreadableFileError(
                     "is gzip-compressed but not named so",
                     path=path,

@@ -97,13 +97,13 @@ class Covid1920(Dataset):
     )
     annotations = {"infection": Annotation({1: "infection"}, "COVID-19 lesion")}
     patterns = (
-        Pattern("TCIA NIfTI", IMAGE, _POOL, _ID, rf"{_SCAN}(?:_ct)?{NII}", cohort="unlabelled"),
         Pattern("challenge", IMAGE, "Train", _ID, rf"{_SCAN}_ct{NII}", cohort="train"),
         Pattern("challenge", "infection", "Train", _ID, rf"{_SCAN}_seg{NII}", cohort="train"),
         Pattern("challenge", IMAGE, "Validation", _ID, rf"{_SCAN}_ct{NII}", cohort="validation"),
         Pattern(
             "challenge", "infection", "Validation", _ID, rf"{_SCAN}_seg{NII}", cohort="validation"
         ),
+        Pattern("TCIA NIfTI", IMAGE, _POOL, _ID, rf"{_SCAN}(?:_ct)?{NII}", cohort="unlabelled"),
         Pattern("challenge", "infection", _TEST, _ID, rf"{_TEST_SCAN}_seg{NII}", cohort="test"),
         Pattern("challenge", IMAGE, _TEST, _ID, rf"{_TEST_SCAN}(?:_ct)?{NII}", cohort="test"),
     )

@@ -24,6 +24,7 @@ from covidseg.core.errors import (
     SplitError,
     UnreadableFileError,
 )
+from covidseg.core.files import storage_error
 from covidseg.core.parallel import map_cases
 from covidseg.scoring.case import (
     Tolerances,
@@ -304,7 +305,8 @@ def pair_cases(
     Raises
     ------
     LayoutError
-        A folder is absent or holds no label map, or has none of the expected cases.
+        A folder is absent or holds no label map, or has none of the expected cases; or no case is
+        in both.
     ScoringError
         A folder has two files for one case.
     """
@@ -315,6 +317,13 @@ def pair_cases(
             f"none of the {len(cases)} cases of this part are there",
             path=references,
             expected=f"files named like {cases[0]}.nii.gz",
+        )
+    if not set(ours) & set(cases) & set(theirs):
+        wanted = ", ".join(sorted(set(cases) & set(theirs))[:2])
+        raise LayoutError(
+            f"no prediction is called as a reference is: {', '.join(sorted(ours)[:2])}, ...",
+            path=predictions,
+            expected=f"names as in {references}: {wanted}, ...",
         )
     return [Pair(case, ours.get(case), theirs.get(case)) for case in cases]
 
@@ -436,6 +445,10 @@ def _files_by_case(folder: Path) -> dict[str, Path]:
         if path.name.startswith(".") or not _MAP_FILE.search(path.name):
             continue
         case = case_id_of(path)
+        if case in files and _is_scan(files[case]) != _is_scan(path):
+            # A challenge's own folder: scan and annotation side by side.
+            files[case] = path if _is_scan(files[case]) else files[case]
+            continue
         if case in files:
             raise ScoringError(
                 f"case {case} is there twice: {files[case].name} and {path.name}",
@@ -449,6 +462,10 @@ def _files_by_case(folder: Path) -> dict[str, Path]:
             "holds no label map", path=folder, expected="files ending in .nii.gz, .nii or .png"
         )
     return files
+
+
+def _is_scan(path: Path) -> bool:
+    return strip_endings(path.name).lower().endswith(("_ct", "-ct"))
 
 
 def _unpaired_rows(pair: Pair, settings: Settings) -> list[dict[str, Any]]:
@@ -490,8 +507,11 @@ class _Journal:
 
     def __enter__(self) -> _Journal:
         if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._path, "a", encoding="utf-8")
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = open(self._path, "a", encoding="utf-8")
+            except OSError as fault:
+                raise storage_error(fault, self._path) from fault
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -257,6 +257,8 @@ def test_compression_and_name_must_agree(tmp_path):
         read_nifti(tmp_path / "x.nii.gz")
     with pytest.raises(UnreadableFileError, match=r"ename it to y\.nii\.gz"):
         read_nifti(tmp_path / "y.nii")
+    (tmp_path / "y.nii").rename(tmp_path / "Y.NII.GZ")
+    np.testing.assert_array_equal(read_nifti(tmp_path / "Y.NII.GZ").data, values("i2"))
 
 
 @pytest.mark.parametrize("keep", [10, 200, 0.5, 0.99, -8, -4, -1])

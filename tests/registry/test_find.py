@@ -135,6 +135,19 @@ LAYOUTS = {
         ],
         {("msd", "labelled", "lung_001"): "lung tumour", ("msd", "unlabelled", "lung_002"): ""},
     ),
+    "COVID-19-20, below a folder that is called as pools are": (
+        [
+            "unlabelled/COVID-19-20_v2/Train/volume-covid19-A-0047_1_ct.nii.gz",
+            "unlabelled/COVID-19-20_v2/Train/volume-covid19-A-0047_1_seg.nii.gz",
+            "unlabelled/COVID-19-20_v2/Validation/volume-covid19-A-0189_0_ct.nii.gz",
+            "unlabelled/volume-covid19-A-0700.nii.gz",
+        ],
+        {
+            ("covid1920", "train", "volume-covid19-A-0047_1"): "infection",
+            ("covid1920", "validation", "volume-covid19-A-0189_0"): "",
+            ("covid1920", "unlabelled", "volume-covid19-A-0700"): "",
+        },
+    ),
     "COVID-19-20": (
         [
             "COVID-19-20_v2/Train/volume-covid19-A-0047_1_ct.nii.gz",

@@ -10,6 +10,7 @@ from PIL import Image
 
 from covidseg.cli.main import main
 from covidseg.core.errors import ConfigError, LayoutError, ScoringError
+from covidseg.registry.phantom.marker import MARKER
 from covidseg.scoring import folder as folder_module
 from covidseg.scoring.case import score_case
 from covidseg.scoring.folder import case_id_of, expected_cases, score_folder, settings_for
@@ -243,6 +244,23 @@ def test_folders_that_make_no_sense(folders, tmp_path):
         score_folder(*folders, **arguments)
 
 
+def test_scans_beside_their_annotations_are_no_annotations(folders):
+    references = folders[1]
+    plain = score_folder(*folders, task="task1-union", workers=1, progress=False)
+    for number in range(4):
+        save(references / f"case_{number}_ct.nii.gz", label_map(number + 20))
+    beside = score_folder(*folders, task="task1-union", workers=1, progress=False)
+    pd.testing.assert_frame_equal(plain, beside)
+
+
+def test_names_that_have_nothing_in_common(folders, tmp_path):
+    (tmp_path / "other").mkdir()
+    for path in folders[0].iterdir():
+        shutil.copy(path, tmp_path / "other" / path.name.replace("case", "scan"))
+    with pytest.raises(LayoutError, match=r"scan_0, scan_1, \.\.\.; expected .* case_0, case_1"):
+        score_folder(tmp_path / "other", folders[1], task="task1-union", progress=False)
+
+
 def command(*arguments):
     with pytest.raises(SystemExit) as end:
         main(["score", *map(str, arguments), "--workers", "1"])
@@ -266,6 +284,16 @@ def test_the_command(folders, tmp_path, capsys):
     assert "case_0: missing_prediction" in printed.err
     assert read_scores(out)["nsd_3mm"].notna().sum() == 3
 
+    # Where the references lie below a phantoms' marker, the scores are of phantoms.
+    assert not read_scores(out)["phantom"].any()
+    (tmp_path / MARKER).write_text('{"phantom": true}')
+    command(*folders, *options)
+    assert read_scores(out)["phantom"].all()
+    capsys.readouterr()
+
+    assert command(*folders, *options[:-1], tmp_path) == 2
+    assert command(*folders, "--task", "task1-union", "--out", tmp_path) == 2
+    assert "is a folder" in capsys.readouterr().err
     assert command(*folders, "--out", out) == 2
     assert "--task" in capsys.readouterr().err
     assert command(*folders, "--labels", "lung", "--out", out) == 2
