@@ -22,6 +22,7 @@ from torch import Tensor
 
 Range = tuple[float, float]
 Label = TypeVar("Label", Tensor, None)
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ class Augmentation:
         """Do what was drawn to each sample of a batch; shapes as for a call."""
         image, label = self._spatial(image, label, draws)
         image = _each(image, [d.noise for d in draws], _add_noise)
-        image = _each(image, [d.blur for d in draws], gaussian_blur)
+        image = where_drawn(image, [d.blur for d in draws], gaussian_blur)
         image = _each(image, [d.brightness for d in draws], lambda x, v: x * v)
         image = _each(image, [d.contrast for d in draws], _contrast)
         image = _each(image, [d.low_resolution for d in draws], _low_resolution)
@@ -319,18 +320,51 @@ def _add_noise(x: Tensor, noise: tuple[float, int]) -> Tensor:
     )
 
 
-def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
-    """``x`` (channels, *spatial) under a Gaussian of ``sigma`` voxels; edges are held."""
-    radius = int(4 * sigma + 0.5)
-    offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    for axis in range(1, x.ndim):
-        moved = x.movedim(axis, -1)
-        lines = moved.reshape(-1, 1, moved.shape[-1])
-        padded = functional.pad(lines, (radius, radius), mode="replicate")
-        x = functional.conv1d(padded, kernel[None, None]).reshape(moved.shape).movedim(-1, axis)
-    return x
+def where_drawn(
+    image: Tensor, values: Sequence[Value | None], function: Callable[[Tensor, list[Value]], Tensor]
+) -> Tensor:
+    """``image`` with ``function`` of the samples that have a value, all at once; in place.
+
+    ``image`` is (batch, channels, *spatial); ``function`` gets those samples and their values.
+    """
+    which = [number for number, value in enumerate(values) if value is not None]
+    if which:
+        # Copies that block would make the processor wait for all that a GPU still has to do.
+        places = torch.tensor(which).to(image.device, non_blocking=True)
+        image[places] = function(image[places], [value for value in values if value is not None])
+    return image
+
+
+def gaussian_blur(image: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """Samples under a Gaussian of so many voxels each, cut off at four of it; edges are held.
+
+    ``image`` is float (batch, channels, *spatial); a sample's result does not depend on the others.
+    """
+    # Sums of shifted copies. torch's convolutions take several times as long for one channel, and
+    # one kernel a sample.
+    radius = max(_reach(sigma) for sigma in sigmas)
+    offsets = np.abs(np.arange(radius + 1))
+    kernels = np.exp(-0.5 * (offsets / np.asarray(sigmas, float)[:, None]) ** 2)
+    kernels *= offsets <= np.array([_reach(sigma) for sigma in sigmas])[:, None]
+    kernels /= 2 * kernels.sum(1, keepdims=True) - kernels[:, :1]
+    shape = [radius + 1, -1, *[1] * (image.ndim - 1)]
+    weights = torch.from_numpy(np.ascontiguousarray(kernels.T, np.float32))
+    weights = weights.to(image.device, non_blocking=True).reshape(shape)
+    for axis in range(2, image.ndim):
+        length = image.shape[axis]
+        widths = [0] * (2 * image.ndim - 4)
+        first = 2 * (image.ndim - 1 - axis)
+        widths[first : first + 2] = radius, radius
+        padded = functional.pad(image, widths, mode="replicate")
+        image = padded.narrow(axis, radius, length) * weights[0]
+        for offset in range(1, radius + 1):
+            image.addcmul_(padded.narrow(axis, radius - offset, length), weights[offset])
+            image.addcmul_(padded.narrow(axis, radius + offset, length), weights[offset])
+    return image
+
+
+def _reach(sigma: float) -> int:
+    return int(4 * sigma + 0.5)
 
 
 def _contrast(x: Tensor, factor: float) -> Tensor:

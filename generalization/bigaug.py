@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +11,9 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from covidseg.engine.augmentation import AugmentationConfig, gaussian_blur
+from covidseg.engine.augmentation import AugmentationConfig, gaussian_blur, where_drawn
 from covidseg.engine.stream import Batch
-from covidseg.generalization.draws import BIGAUG, device_noise, each_sample, generator
+from covidseg.generalization.draws import BIGAUG, device_noise, generator, on_device
 from covidseg.generalization.splines import spline_field
 
 Range = tuple[float, float]
@@ -140,57 +141,74 @@ class BigAug:
     def __call__(self, batch: Batch) -> Batch:
         image, label = batch["image"], batch["label"]
         stacks = [self.draw(seed, image.ndim - 2) for seed in batch["seed"].tolist()]
-        image = each_sample(image, lambda number: self._intensity(image[number], stacks[number]))
-        label = label.clone()
-        for number, stack in enumerate(stacks):
-            if stack.deformation is not None:
-                image[number], label[number] = deform(
-                    image[number], label[number], stack.deformation
-                )
+        image, label = self._intensity(image, stacks), label.clone()
+        deformed = [n for n, stack in enumerate(stacks) if stack.deformation is not None]
+        if deformed:
+            which = on_device(deformed, image)
+            controls = [stack.deformation for stack in stacks if stack.deformation is not None]
+            image[which], label[which] = deform(image[which], label[which], np.stack(controls))
         return {**batch, "image": image, "label": label}
 
-    def _intensity(self, x: Tensor, stack: Stack) -> Tensor:
-        extent = self.high - self.low
-        if stack.sharpen is not None:
-            sigma, strength = stack.sharpen
-            blurred = gaussian_blur(x, sigma)
-            x = blurred + strength * (blurred - gaussian_blur(blurred, sigma))
-        if stack.blur is not None:
-            x = gaussian_blur(x, stack.blur)
-        if stack.noise is not None:
-            x = x + stack.noise * device_noise(x.shape, stack.rng, x)
-        if stack.brightness is not None:
-            x = x + stack.brightness * extent
-        if stack.gamma is not None:
-            x = ((x - self.low) / extent).clamp(0, 1) ** stack.gamma * extent + self.low
-        if stack.perturbation is not None:
-            scale, shift = stack.perturbation
-            x = (x - self.low) * (1 + scale) + self.low + shift * extent
-        return x.clamp(self.low, self.high)
+    def _intensity(self, image: Tensor, stacks: Sequence[Stack]) -> Tensor:
+        """Samples (batch, channels, *spatial) with what was drawn for each but its deformation."""
+        low, extent = self.low, self.high - self.low
+
+        def sharpen(x: Tensor, values: list[tuple[float, float]]) -> Tensor:
+            sigmas = [sigma for sigma, _ in values]
+            blurred = gaussian_blur(x, sigmas)
+            strength = _numbers([strength for _, strength in values], x)
+            return blurred + strength * (blurred - gaussian_blur(blurred, sigmas))
+
+        def perturb(x: Tensor, values: list[tuple[float, float]]) -> Tensor:
+            scale, shift = (_numbers(numbers, x) for numbers in zip(*values, strict=True))
+            return (x - low) * (1 + scale) + low + shift * extent
+
+        def noise(x: Tensor, values: list[tuple[float, np.random.Generator]]) -> Tensor:
+            drawn = torch.stack([device_noise(x.shape[1:], rng, x) for _, rng in values])
+            return x + _numbers([std for std, _ in values], x) * drawn
+
+        x = where_drawn(image.clone(), [stack.sharpen for stack in stacks], sharpen)
+        x = where_drawn(x, [stack.blur for stack in stacks], gaussian_blur)
+        noises = [None if one.noise is None else (one.noise, one.rng) for one in stacks]
+        x = where_drawn(x, noises, noise)
+        shifts = [stack.brightness for stack in stacks]
+        x = where_drawn(x, shifts, lambda x, values: x + _numbers(values, x) * extent)
+        x = where_drawn(
+            x,
+            [stack.gamma for stack in stacks],
+            lambda x, v: ((x - low) / extent).clamp(0, 1) ** _numbers(v, x) * extent + low,
+        )
+        x = where_drawn(x, [stack.perturbation for stack in stacks], perturb)
+        return x.clamp(low, self.high)
 
 
-def deform(image: Tensor, label: Tensor, control: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Image and label under a smooth displacement; what comes from beyond the edge is held.
+def _numbers(values: Sequence[float], like: Tensor) -> Tensor:
+    """A number a sample, float32 (batch, 1, ...), to go with ``like``."""
+    return on_device(np.array(values, np.float32), like).reshape(-1, *[1] * (like.ndim - 1))
+
+
+def deform(image: Tensor, label: Tensor, controls: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Images and labels under smooth displacements; what comes from beyond the edge is held.
 
     Parameters
     ----------
     image
-        float32 (channels, *spatial).
+        float32 (batch, channels, *spatial).
     label
-        Integer (*spatial).
-    control
-        Control points of the displacement, (axes, *points), as shares of the image's size.
+        Integer (batch, *spatial).
+    controls
+        Control points of the displacements, (batch, axes, *points), as shares of the image's size.
     """
-    size = image.shape[1:]
-    shift = spline_field(torch.from_numpy(control).to(image.device, non_blocking=True), size)
+    size = image.shape[2:]
+    shift = spline_field(on_device(controls, image), size)
     axes = [torch.linspace(-1, 1, n, device=image.device) for n in size]
     still = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     # grid_sample counts from -1 to 1 over the image and names x first.
-    grid = (still + 2 * shift).flip(0).movedim(0, -1)[None]
+    grid = (still + 2 * shift).flip(1).movedim(1, -1)
     moved = functional.grid_sample(
-        image[None], grid, mode="bilinear", padding_mode="border", align_corners=True
+        image, grid, mode="bilinear", padding_mode="border", align_corners=True
     )
     classes = functional.grid_sample(
-        label[None, None].float(), grid, mode="nearest", padding_mode="border", align_corners=True
+        label[:, None].float(), grid, mode="nearest", padding_mode="border", align_corners=True
     )
-    return moved[0], classes[0, 0].to(label.dtype)
+    return moved, classes[:, 0].to(label.dtype)

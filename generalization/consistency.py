@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from covidseg.engine.losses import DiceCrossEntropy
 from covidseg.engine.method import Method
 from covidseg.engine.stream import Batch
-from covidseg.generalization.draws import IPA, generator
+from covidseg.generalization.draws import IPA, generator, on_device
 from covidseg.generalization.random_convolutions import Gin
 from covidseg.generalization.splines import spline_field, to_unit_range
 
@@ -68,18 +70,19 @@ class GinIpa:
     gin: Gin
     config: IpaConfig = IpaConfig()
 
-    def mask(self, seed: int, size: torch.Size, device: torch.device | str = "cpu") -> Tensor:
-        """The blending mask of the sample with this seed: float32 of ``size`` on ``device``."""
+    def masks(self, seeds: Sequence[int], image: Tensor) -> Tensor:
+        """The blending masks of the samples with these seeds, float32 (batch, 1, *spatial)."""
+        size = image.shape[2:]
         points = [self.config.spans + 3] * len(size)
-        control = torch.from_numpy(generator(seed, IPA).standard_normal(points)).float()
-        control = (control / control.norm()).to(device, non_blocking=True)
-        return to_unit_range(spline_field(control, size).exp(), len(size))
+        controls = [generator(seed, IPA).standard_normal(points) for seed in seeds]
+        drawn = np.stack([control / np.linalg.norm(control) for control in controls])
+        field = spline_field(on_device(drawn.astype(np.float32), image), size)
+        return to_unit_range(field.exp(), len(size))[:, None]
 
     def __call__(self, batch: Batch) -> Batch:
         image, seeds = batch["image"], batch["seed"].tolist()
         a, b, c = (self.gin.versions(image, seeds, place) for place in range(VERSIONS))
-        masks = [self.mask(seed, image.shape[2:], image.device) for seed in seeds]
-        m = torch.stack(masks)[:, None]
+        m = self.masks(seeds, image)
         made = [m * a + (1 - m) * b, (1 - m) * a + m * b, c]
         return {**batch, "image": made[0], "versions": made}
 

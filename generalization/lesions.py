@@ -160,21 +160,22 @@ class PaintLesions:
         glass, solid = rng.uniform(*config.glass), rng.uniform(*config.solid)
         tissue_hu, edge_mm = rng.uniform(*config.tissue_hu), rng.uniform(*config.edge_mm)
         fray_mm, noise_hu = rng.uniform(*config.fray_mm), rng.uniform(*config.noise_hu)
-        foci = [self._focus(rng) for _ in range(config.foci)]
+        foci = self._foci(rng)
         if not happens:
             return None
         return Lesions(foci, involved, glass, solid, tissue_hu, edge_mm, fray_mm, noise_hu, rng)
 
-    def _focus(self, rng: np.random.Generator) -> Focus:
-        axes, config = len(self.spacing_mm), self.config
-        stretch = np.exp(rng.uniform(-1, 1, axes) * math.log(config.elongation))
-        radii = _log_uniform(rng, config.radius_mm) * stretch / stretch.prod() ** (1 / axes)
+    def _foci(self, rng: np.random.Generator) -> list[Focus]:
+        axes, config, count = len(self.spacing_mm), self.config, self.config.foci
+        stretch = np.exp(rng.uniform(-1, 1, (count, axes)) * math.log(config.elongation))
+        radius = np.exp(rng.uniform(*np.log(config.radius_mm), count))
+        radii = (radius / stretch.prod(1) ** (1 / axes))[:, None] * stretch
         # The columns of a Gaussian matrix, made orthogonal, are evenly spread directions.
-        directions, _ = np.linalg.qr(rng.standard_normal((axes, axes)))
-        place, glass_only, solid = rng.random(), rng.random(), rng.random()
-        return Focus(
-            float(place), directions.T, radii, 0.0 if glass_only < config.p_glass_only else solid
-        )
+        directions, _ = np.linalg.qr(rng.standard_normal((count, axes, axes)))
+        place, glass_only, solid = rng.random((3, count))
+        solid = np.where(glass_only < config.p_glass_only, 0, solid)
+        ellipsoids = zip(place, directions.swapaxes(1, 2), radii, solid, strict=True)
+        return [Focus(float(p), axes, radii, float(s)) for p, axes, radii, s in ellipsoids]
 
     def __call__(self, batch: Batch) -> Batch:
         image, lung = batch["image"], batch["label"] > 0
@@ -349,8 +350,9 @@ class PaintLesions:
             max(1, round(length * spacing / scale_mm)) + 3
             for length, spacing in zip(size, self.spacing_mm, strict=True)
         ]
-        control = [one.rng.standard_normal(points, np.float32) for one in lesions]
-        return spline_field(on_device(control, lung), size) * _SPLINE_VARIANCE ** (-len(size) / 2)
+        like = torch.empty(0, device=lung.device)
+        control = torch.stack([device_noise(points, one.rng, like) for one in lesions])
+        return spline_field(control, size) * _SPLINE_VARIANCE ** (-len(size) / 2)
 
 
 def _numbers(lesions: Sequence[Lesions], names: Sequence[str], like: Tensor) -> list[Tensor]:
@@ -360,4 +362,5 @@ def _numbers(lesions: Sequence[Lesions], names: Sequence[str], like: Tensor) -> 
 
 
 def _log_uniform(rng: np.random.Generator, between: Sequence[float]) -> float:
-    return float(np.exp(rng.uniform(*np.log(between))))
+    low, high = between
+    return math.exp(rng.uniform(math.log(low), math.log(high)))

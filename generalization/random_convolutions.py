@@ -80,14 +80,55 @@ class Gin:
         ``image`` is float32 (batch, channels, *spatial), 2D or 3D.
         """
         shape = image.shape[1], image.ndim - 2
-
-        def one(number: int) -> Tensor:
-            return apply_gin(image[number], self.draw(seeds[number], *shape, version))
-
-        return each_sample(image, one)
+        networks = [self.draw(seed, *shape, version) for seed in seeds]
+        if image.is_cuda and image.ndim == 4:
+            # One by one, planes give a GPU less to do than the calls take; volumes give it enough.
+            return apply_gin_together(image, networks)
+        return each_sample(image, lambda number: apply_gin(image[number], networks[number]))
 
     def __call__(self, batch: Batch) -> Batch:
         return {**batch, "image": self.versions(batch["image"], batch["seed"].tolist())}
+
+
+def apply_gin_together(image: Tensor, networks: Sequence[Network]) -> Tensor:
+    """:func:`apply_gin` of each sample (batch, channels, *spatial), in calls for all of them.
+
+    Sums over shifted copies, whose rounding does not depend on how many samples there are.
+    """
+    seen = image
+    for number in range(len(networks[0].layers)):
+        seen = _convolved_together(seen, [network.layers[number] for network in networks])
+        if number < len(networks[0].layers) - 1:
+            seen = functional.leaky_relu_(seen, _SLOPE)
+    shape = [-1, *[1] * (image.ndim - 1)]
+    alpha = on_device(np.array([one.alpha for one in networks], np.float32), image).reshape(shape)
+    mixed = alpha * seen + (1 - alpha) * image
+    norms = (one.flatten(1).norm(dim=1).reshape(shape) for one in (image, mixed))
+    return mixed * (next(norms) / (next(norms) + 1e-5))
+
+
+def _convolved_together(image: Tensor, layers: Sequence[Layer]) -> Tensor:
+    """A convolution a sample; smaller kernels lie in the middle of zeros."""
+    sizes = [layer.weight.shape[-1] for layer in layers]
+    largest, axes = max(sizes), image.ndim - 2
+    leaving, entering = layers[0].weight.shape[:2]
+    weights = np.zeros((len(layers), leaving, entering, *[largest] * axes), np.float32)
+    for weight, layer, size in zip(weights, layers, sizes, strict=True):
+        middle = slice((largest - size) // 2, (largest + size) // 2)
+        weight[(..., *[middle] * axes)] = layer.weight
+    # A number a sample and leaving channel for every entering channel and place of the kernel.
+    taps = on_device(weights, image).reshape(len(layers), leaving, -1).movedim(-1, 0)
+    taps = taps.reshape(*taps.shape, *[1] * axes)
+    bias = on_device(np.stack([layer.bias for layer in layers]), image)
+    made = bias.reshape(*bias.shape, *[1] * axes).repeat(1, 1, *image.shape[2:])
+    padded = functional.pad(image, [largest // 2] * (2 * axes))
+    places = itertools.product(range(entering), *[range(largest)] * axes)
+    for tap, (channel, *start) in zip(taps, places, strict=True):
+        seen = padded[:, channel : channel + 1]
+        for axis, first in enumerate(start, start=2):
+            seen = seen.narrow(axis, first, image.shape[axis])
+        made.addcmul_(seen, tap)
+    return made
 
 
 def apply_gin(image: Tensor, network: Network) -> Tensor:

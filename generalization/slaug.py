@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from covidseg.generalization.splines import spline_field, to_unit_range
 
 # Samples along a Bézier curve, entries of its table, and bins of a percentile.
 _CURVE, _TABLE, _BINS = 2000, 512, 512
+_PLACES = np.linspace(0, 1, _TABLE)
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,18 @@ def bezier_table(inner: np.ndarray, inverse: bool) -> np.ndarray:
     ``inner`` (2, 2) holds the two inner control points, (x, y) each, in [0, 1]. The curve's x are
     sorted; its y as well, which makes the function rise, or from 1 to 0 where ``inverse``.
     """
-    t = np.linspace(0, 1, _CURVE)
     points = np.array([[0, 0], *inner, [1, 1]], float)
-    weights = np.stack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3], 1)
-    x, y = (weights @ points).T
-    y = y[::-1] if inverse else np.sort(y)
-    return np.interp(np.linspace(0, 1, _TABLE), np.sort(x), y).astype(np.float32)
+    x, y = (_bernstein() @ points).T
+    # Timsort takes almost no time for what all but rises already.
+    y = y[::-1] if inverse else np.sort(y, kind="stable")
+    return np.interp(_PLACES, np.sort(x, kind="stable"), y).astype(np.float32)
+
+
+@functools.cache
+def _bernstein() -> np.ndarray:
+    """The cubic Bernstein polynomials at even places, (places, 4)."""
+    t = np.linspace(0, 1, _CURVE)
+    return np.stack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3], 1)
 
 
 @dataclass(frozen=True)

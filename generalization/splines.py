@@ -29,8 +29,8 @@ def basis_matrix(points: int, size: int) -> np.ndarray:
 
 
 @functools.lru_cache(64)
-def _basis(points: int, size: int) -> Tensor:
-    return torch.from_numpy(basis_matrix(points, size)).float()
+def _basis(points: int, size: int, device: torch.device) -> Tensor:
+    return torch.from_numpy(basis_matrix(points, size)).float().to(device)
 
 
 def spline_field(control: Tensor, size: Sequence[int]) -> Tensor:
@@ -40,10 +40,15 @@ def spline_field(control: Tensor, size: Sequence[int]) -> Tensor:
     on its device.
     """
     axes = len(size)
+    if control.ndim == axes:
+        return spline_field(control[None], size)[0]
     for axis, voxels in enumerate(size):
-        place = control.ndim - axes + axis
-        weights = _basis(control.shape[place], voxels).to(control, non_blocking=True)
-        control = torch.tensordot(control, weights, dims=([place], [1])).movedim(-1, place)
+        moved = control.movedim(control.ndim - axes + axis, -1)
+        weights = _basis(moved.shape[-1], voxels, control.device).to(control.dtype)
+        # A product for each along the first axis: how one is rounded depends on how much is taken
+        # together, and a sample's field must not depend on its batch.
+        made = torch.stack([one @ weights.T for one in moved])
+        control = made.movedim(-1, control.ndim - axes + axis)
     return control
 
 

@@ -13,6 +13,7 @@ from covidseg.engine.augmentation import (
     Augmentation,
     AugmentationConfig,
     Draw,
+    gaussian_blur,
     planned_augmentation,
 )
 
@@ -148,11 +149,20 @@ def test_in_plane_only_keeps_planes_apart():
 
 
 def test_blur_agrees_with_scipy():
-    image, label = batch(1, (16, 17, 18), channels=2)
-    ours, _ = Augmentation(OFF, (16, 17, 18)).apply(image, label, [Draw(blur=0.8)])
-    for channel in range(2):
-        expected = ndimage.gaussian_filter(image[0, channel].numpy(), 0.8, mode="nearest")
-        np.testing.assert_allclose(ours[0, channel].numpy(), expected, atol=1e-5)
+    # Among them none, and one that reaches beyond the shortest axis.
+    sigmas = [0.8, None, 1.5, 0.3]
+    image, label = batch(4, (5, 17, 18), channels=2)
+    draws = [Draw(blur=sigma) for sigma in sigmas]
+    ours, _ = Augmentation(OFF, (5, 17, 18)).apply(image, label, draws)
+    for sample, sigma in enumerate(sigmas):
+        for channel in range(2):
+            expected = image[sample, channel].numpy()
+            if sigma is not None:
+                expected = ndimage.gaussian_filter(expected, sigma, mode="nearest")
+            np.testing.assert_allclose(ours[sample, channel].numpy(), expected, atol=1e-5)
+    together = gaussian_blur(image[[0, 2, 3]], [0.8, 1.5, 0.3])
+    assert torch.equal(together, ours[[0, 2, 3]])
+    assert torch.equal(together[2:], gaussian_blur(image[3:], [0.3]))
 
 
 def test_intensities_worked_by_hand():

@@ -45,11 +45,11 @@ def test_each_transform_by_an_independent_formula():
         ("perturbation", (0.1, -0.05)): (1.1 * unit - 0.05) * 4 - 2,
     }
     for (name, value), wanted in expected.items():
-        found = aug._intensity(x, only(**{name: value}))
+        found = aug._intensity(x[None], [only(**{name: value})])[0]
         np.testing.assert_allclose(found.numpy(), np.clip(wanted, -2, 2), atol=1e-4, err_msg=name)
-    assert torch.equal(aug._intensity(x, only()), x)
+    assert torch.equal(aug._intensity(x[None], [only()])[0], x)
     wide = BigAug(BigAugConfig(), -1e3, 1e3)
-    noise = wide._intensity(torch.zeros(1, 300, 300), only(noise=0.7))
+    noise = wide._intensity(torch.zeros(1, 1, 300, 300), [only(noise=0.7)])
     assert noise.std().item() == pytest.approx(0.7, rel=0.02)
 
 
@@ -60,9 +60,9 @@ def test_a_uniform_displacement_is_a_shift(dimensions):
     # Towards larger indices along the last axis, by three voxels.
     size = SIZES[dimensions][-1]
     control[-1] = 3 / (size - 1)
-    image, label = deform(one["image"][0], one["label"][0], control)
-    torch.testing.assert_close(image[..., :-4], one["image"][0][..., 3:-1], rtol=0, atol=1e-4)
-    assert torch.equal(label[..., :-4], one["label"][0][..., 3:-1])
+    image, label = deform(one["image"][:1], one["label"][:1], control[None])
+    torch.testing.assert_close(image[..., :-4], one["image"][:1, ..., 3:-1], rtol=0, atol=1e-4)
+    assert torch.equal(label[..., :-4], one["label"][:1, ..., 3:-1])
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])

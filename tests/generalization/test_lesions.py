@@ -82,7 +82,7 @@ def test_a_ball_of_consolidation_by_hand(dimensions):
 def test_an_ellipsoids_coordinate_is_scipys_distance_in_turned_axes(dimensions):
     lung = lungs(dimensions)
     rng = np.random.default_rng(3)
-    foci = [painter(dimensions)._focus(rng) for _ in range(3)]
+    foci = painter(dimensions)._foci(rng)[:3]
     centres = [tuple(s // (2 + k) for s in lung.shape) for k in range(3)]
     flat = torch.tensor([np.ravel_multi_index(centre, lung.shape) for centre in centres])
     found = painter(dimensions)._squared_radius(lung[None], flat[None], [foci])[0]

@@ -17,6 +17,7 @@ from covidseg.generalization.random_convolutions import (
     RandConv,
     RandConvConfig,
     apply_gin,
+    apply_gin_together,
 )
 
 SIZES = {2: (10, 12), 3: (6, 8, 7)}
@@ -59,6 +60,22 @@ def test_gin_is_torchs_layers_with_the_drawn_weights(dimensions, channels):
     assert [layer.weight.shape[:2] for layer in drawn.layers] == [
         (2, channels), (2, 2), (2, 2), (channels, 2),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gin_in_one_go_is_gin_one_by_one(dimensions, channels):
+    image = images(dimensions, 6, channels)
+    gin = Gin(GinConfig(layers=3, channels=2, kernel_sizes=(1, 3, 5)))
+    networks = [gin.draw(seed, channels, dimensions) for seed in range(6)]
+    assert len({layer.weight.shape[-1] for n in networks for layer in n.layers}) == 3
+    expected = torch.stack([apply_gin(x, n) for x, n in zip(image, networks, strict=True)])
+    found = apply_gin_together(image, networks)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    for number, network in enumerate(networks):
+        assert torch.equal(
+            found[number : number + 1], apply_gin_together(image[number : number + 1], [network])
+        )
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])

@@ -206,6 +206,18 @@ def test_a_change_never_waits_for_the_gpu(name, dimensions):
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("name", ["gin", "gin-ipa"])
+def test_versions_are_those_of_the_processor(name, dimensions):
+    change = CHANGES[name](dimensions)
+    batch = collate([Boxes(SIZES[dimensions])[i] for i in range(5)])
+    batch["seed"] = torch.arange(5)
+    expected = change(dict(batch))["image"]
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        found = change(to_device(batch, torch.device("cuda")))["image"]
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
 def test_predicts_as_the_processor_does(dimensions):
     seed_everything(0)
     network = build_network(network_config(dimensions))
