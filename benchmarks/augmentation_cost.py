@@ -1,6 +1,7 @@
 """What each method of domain generalisation adds to a training step.
 
-    python benchmarks/augmentation_cost.py [--dimensions 2] [--wide] [--steps 20] [--rounds 3]
+    python benchmarks/augmentation_cost.py [--dimensions 2] [--methods NAME…] [--wide] [--steps 20]
+        [--rounds 3]
 
 A step is nnU-Net's augmentation, forward, loss, backward, clipping and optimiser on one fixed batch
 on the training device; nothing is read. `added` is the method's own transforms as a share of the
@@ -27,7 +28,7 @@ from pathlib import Path
 
 import torch
 
-from covidseg.engine.augmentation import Augmentation
+from covidseg.engine.augmentation import Augmentation, AugmentationConfig, planned_augmentation
 from covidseg.engine.optim import build_optimizer
 from covidseg.engine.segmentation import AugmentBatch, GridConfig, PatchConfig
 from covidseg.generalization.build import build_method, changes, completed, painter
@@ -63,6 +64,7 @@ def plain_recipe(dimensions: int, wide: bool) -> GeneralizationRecipe:
         network=network,
         grid=GridConfig(low=-1000.0, high=150.0, mean=-600.0, std=250.0, spacing_mm=spacing),
         patch=PatchConfig(planned.patch_size, planned.batch_size if gpu else 2),
+        augmentation=planned_augmentation(AugmentationConfig(), planned.patch_size),
     )
 
 
@@ -156,6 +158,9 @@ class Timed:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--dimensions", type=int, choices=(2, 3), default=3)
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS[1:], default=METHODS[1:], help="those to time"
+    )
     parser.add_argument("--wide", action="store_true", help="the benchmark's channels on a CPU too")
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each turn")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each")
@@ -165,12 +170,13 @@ def main() -> None:
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     recipe = plain_recipe(arguments.dimensions, arguments.wide)
-    whole: dict[str, list[float]] = {name: [] for name in METHODS}
-    own: dict[str, list[float]] = {name: [] for name in METHODS}
+    methods = (METHODS[0], *arguments.methods)
+    whole: dict[str, list[float]] = {name: [] for name in methods}
+    own: dict[str, list[float]] = {name: [] for name in methods}
     # The first of a kind of step loads its kernels, which takes a GPU longer than many steps.
     seconds(Timed(with_method(recipe, "none"), device).whole, arguments.steps)
     for _ in range(arguments.rounds):
-        for name in METHODS:
+        for name in methods:
             timed = Timed(with_method(recipe, name), device)
             timed.prepare()
             own[name].append(seconds(timed.own, arguments.steps))
@@ -191,8 +197,7 @@ def main() -> None:
                 "added": statistics.median(own[name]) / plain,
                 "step": statistics.median(whole[name]) / plain,
             }
-            for name in METHODS
-            if name != "none"
+            for name in arguments.methods
         },
     }
     if arguments.json:

@@ -12,8 +12,8 @@
    occur. The scan's size is rounded up so that all three place the same windows.
 
 The results are compared first, with all voxels of a window weighing alike (the three centre their
-Gaussians differently): with MONAI's as probabilities, with nnU-Net's as logits, which it sums in
-float16. All take turns in one process; ratios are of medians.
+Gaussians differently): with MONAI's as probabilities in float32, with nnU-Net's as logits, which it
+sums in float16. All take turns in one process; ratios are of medians.
 
 Packages: ``pip install covidseg[benchmarks]``; a peer that cannot be imported is left out by name.
 """
@@ -21,6 +21,7 @@ Packages: ``pip install covidseg[benchmarks]``; a peer that cannot be imported i
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import os
@@ -187,8 +188,11 @@ def compare(predictor: Predictor, image: Tensor, peers: list[str]) -> dict[str, 
     plain = Sliding(predictor.sliding.window, predictor.sliding.overlap, 1, gaussian=False)
     differences = {}
     if "monai" in peers:
-        ours = predict_whole(image, predictor.forward, plain, pad_value=0)
-        found = monai_windows(predictor, image, "constant")
+        # In float16 a GPU's kernels, and with them the rounding, depend on how batches are cut.
+        exact = dataclasses.replace(predictor, precision=torch.float32)
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            ours = predict_whole(image, exact.forward, plain, pad_value=0)
+            found = monai_windows(exact, image, "constant")
         torch.testing.assert_close(ours, found, rtol=1e-3, atol=1e-3)
         differences["monai"] = float((ours - found).abs().max())
     if "nnunetv2" in peers:

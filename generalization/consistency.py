@@ -81,7 +81,7 @@ class GinIpa:
 
     def __call__(self, batch: Batch) -> Batch:
         image, seeds = batch["image"], batch["seed"].tolist()
-        a, b, c = (self.gin.versions(image, seeds, place) for place in range(VERSIONS))
+        a, b, c = self.gin.several(image, seeds, range(VERSIONS))
         m = self.masks(seeds, image)
         made = [m * a + (1 - m) * b, (1 - m) * a + m * b, c]
         return {**batch, "image": made[0], "versions": made}

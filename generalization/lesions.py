@@ -91,29 +91,25 @@ _SPLINE_VARIANCE = 0.55
 
 
 @dataclass
-class Focus:
-    """One lesion: an ellipsoid.
+class Foci:
+    """A sample's lesions, n ellipsoids in so many dimensions d.
 
-    ``place`` in [0, 1) picks its centre among the lung's voxels; ``axes`` (n, n) holds its axes as
-    rows and ``radii_mm`` (n,) their lengths; ``solid`` in [0, 1] is how far consolidation reaches.
+    ``place`` (n,) in [0, 1) picks their centres among the lung's voxels; ``axes`` (n, d, d) holds
+    the axes of each as rows and ``radii_mm`` (n, d) their lengths; ``solid`` (n,) in [0, 1] is how
+    far consolidation reaches.
     """
 
-    place: float
+    place: np.ndarray
     axes: np.ndarray
     radii_mm: np.ndarray
-    solid: float
-
-    @property
-    def mean_radius_mm(self) -> float:
-        """Radius of the ball (or disc) of the same content."""
-        return float(np.prod(self.radii_mm) ** (1 / len(self.radii_mm)))
+    solid: np.ndarray
 
 
 @dataclass
 class Lesions:
     """All that is painted into one sample."""
 
-    foci: list[Focus]
+    foci: Foci
     involved: float
     glass: float
     solid: float
@@ -165,7 +161,7 @@ class PaintLesions:
             return None
         return Lesions(foci, involved, glass, solid, tissue_hu, edge_mm, fray_mm, noise_hu, rng)
 
-    def _foci(self, rng: np.random.Generator) -> list[Focus]:
+    def _foci(self, rng: np.random.Generator) -> Foci:
         axes, config, count = len(self.spacing_mm), self.config, self.config.foci
         stretch = np.exp(rng.uniform(-1, 1, (count, axes)) * math.log(config.elongation))
         radius = np.exp(rng.uniform(*np.log(config.radius_mm), count))
@@ -174,8 +170,7 @@ class PaintLesions:
         directions, _ = np.linalg.qr(rng.standard_normal((count, axes, axes)))
         place, glass_only, solid = rng.random((3, count))
         solid = np.where(glass_only < config.p_glass_only, 0, solid)
-        ellipsoids = zip(place, directions.swapaxes(1, 2), radii, solid, strict=True)
-        return [Focus(float(p), axes, radii, float(s)) for p, axes, radii, s in ellipsoids]
+        return Foci(place, directions.swapaxes(1, 2), radii, solid)
 
     def __call__(self, batch: Batch) -> Batch:
         image, lung = batch["image"], batch["label"] > 0
@@ -281,31 +276,33 @@ class PaintLesions:
         About the depth: (1 − r)·mean radius, r the ellipsoid's own radius coordinate. Lesions count
         in their order for as long as they have not taken their share of the lung yet.
         """
-        foci = [one.foci for one in lesions]
         spatial = lung.ndim - 1
-        chances = self._chances(lung).flatten(1).cumsum(1)
-        wanted = chances[:, -1:] * on_device([[f.place for f in one] for one in foci], chances)
-        centres = torch.searchsorted(chances, wanted, right=True).clamp_max(chances.shape[1] - 1)
+        place, axes, radii_mm, consolidation = (
+            np.stack([getattr(one.foci, name) for one in lesions])
+            for name in ("place", "axes", "radii_mm", "solid")
+        )
+        centres = _chosen(self._chances(lung), on_device(place, lung))
         # Decided on the device, without asking a GPU how much lung there is.
         content = math.pi if spatial == 2 else 4 / 3 * math.pi
-        sizes = [[f.radii_mm.prod() for f in one] for one in foci]
+        sizes = radii_mm.prod(2)
         taken = np.cumsum(sizes, axis=1) - sizes
         before = on_device(taken * content / np.prod(self.spacing_mm), lung).float()
         (involved,) = _numbers(lesions, ("involved",), lung.new_empty(0, 1))
         counts = before < lung.flatten(1).sum(1, keepdim=True) * involved
-        known = [[[f.mean_radius_mm, f.solid] for f in one] for one in foci]
-        radius, solid = on_device(known, lung).float().unbind(-1)
+        # Of the ball (or disc) of the same content.
+        mean_mm = sizes ** (1 / spatial)
+        radius, solid = on_device(np.stack([mean_mm, consolidation]), lung).float()
+        form = on_device(quadratic_form(axes, radii_mm), lung).float()
         if lung.device.type == "cpu":
             # Here asking is free, and those that do not count, the last ones, are not computed.
             most = max(1, int(counts.sum(1).max()))
-            centres, counts, radius, solid = (
-                values[:, :most] for values in (centres, counts, radius, solid)
+            centres, counts, radius, solid, form = (
+                values[:, :most] for values in (centres, counts, radius, solid, form)
             )
-            foci = [one[:most] for one in foci]
         above_core = torch.where(solid > 0, (1 - solid) * 1.2 * radius, -_NOWHERE)
         shape = [*radius.shape, *[1] * spatial]
         # In place: these are the only fields as large as all lesions together.
-        depths = self._squared_radius(lung, centres, foci).sqrt_().mul_(-radius.reshape(shape))
+        depths = self._squared_radius(lung, centres, form).sqrt_().mul_(-radius.reshape(shape))
         depths += torch.where(counts, radius, _NOWHERE).reshape(shape)
         depth = depths.amax(1)
         return depth, depths.sub_(above_core.reshape(shape)).amax(1)
@@ -316,16 +313,13 @@ class PaintLesions:
         rim = (2 * (1 - self._box_mean(lung.float(), self.config.rim_mm))).clamp(0, 1).double()
         return lung * (self.config.inner_share + (1 - self.config.inner_share) * rim)
 
-    def _squared_radius(
-        self, lung: Tensor, centres: Tensor, foci: Sequence[Sequence[Focus]]
-    ) -> Tensor:
-        """dᵀAd over the patch for each focus, d from its centre in mm; 1 on its surface.
+    def _squared_radius(self, lung: Tensor, centres: Tensor, form: Tensor) -> Tensor:
+        """dᵀAd over the patch for each lesion, d from its centre in mm; 1 on its surface.
 
-        ``centres`` (batch, n) are flat indices; the result is (batch, n, *spatial).
+        ``centres`` (batch, n) are flat indices and ``form`` (batch, n, d, d) the A; the result is
+        (batch, n, *spatial).
         """
         spatial = lung.ndim - 1
-        forms = [[f.axes.T @ np.diag(f.radii_mm**-2.0) @ f.axes for f in one] for one in foci]
-        form = on_device(forms, lung).float()
         form = form.reshape(*form.shape, *[1] * spatial)
         from_centre: list[Tensor] = []
         for axis in reversed(range(spatial)):
@@ -353,6 +347,33 @@ class PaintLesions:
         like = torch.empty(0, device=lung.device)
         control = torch.stack([device_noise(points, one.rng, like) for one in lesions])
         return spline_field(control, size) * _SPLINE_VARIANCE ** (-len(size) / 2)
+
+
+def quadratic_form(axes: np.ndarray, radii_mm: np.ndarray) -> np.ndarray:
+    """A of ellipsoids dᵀAd = 1, (..., d, d): the outer products of their axes, the rows of ``axes``
+    (..., d, d), over the squares of the lengths ``radii_mm`` (..., d).
+    """
+    return np.einsum("...ka,...k,...kc->...ac", axes, radii_mm**-2.0, axes)
+
+
+def _chosen(chances: Tensor, places: Tensor) -> Tensor:
+    """Flat indices (batch, n) of voxels drawn with ``chances`` (batch, *spatial), where ``places``
+    (batch, n) in [0, 1) are the shares of all chances that lie before them; both float64.
+
+    First the line, then the voxel within it: a running sum over all voxels of a sample would be one
+    after the other on a GPU.
+    """
+    lines = chances.flatten(1, -2)
+    totals = lines.sum(2)
+    sums = totals.cumsum(1)
+    wanted = sums[:, -1:] * places
+    line = torch.searchsorted(sums, wanted, right=True).clamp_max(sums.shape[1] - 1)
+    total = totals.gather(1, line)
+    # Not all of the line, whatever the rounding: the last voxel with a chance is reached before.
+    rest = torch.minimum(wanted - (sums.gather(1, line) - total), total * (1 - 1e-12))
+    within = lines.gather(1, line[..., None].expand(-1, -1, lines.shape[2])).cumsum(2)
+    voxel = torch.searchsorted(within, rest[..., None], right=True)[..., 0]
+    return line * lines.shape[2] + voxel.clamp_max(lines.shape[2] - 1)
 
 
 def _numbers(lesions: Sequence[Lesions], names: Sequence[str], like: Tensor) -> list[Tensor]:

@@ -69,7 +69,7 @@ class Gin:
         widths = [channels, *[self.config.channels] * (self.config.layers - 1), channels]
         layers = []
         for entering, leaving in itertools.pairwise(widths):
-            kernel = int(rng.choice(self.config.kernel_sizes))
+            kernel = self.config.kernel_sizes[rng.integers(len(self.config.kernel_sizes))]
             weight = rng.standard_normal((leaving, entering, *[kernel] * dimensions), np.float32)
             layers.append(Layer(weight, rng.standard_normal(leaving, np.float32)))
         return Network(layers, alpha)
@@ -79,12 +79,21 @@ class Gin:
 
         ``image`` is float32 (batch, channels, *spatial), 2D or 3D.
         """
+        return self.several(image, seeds, [version])[0]
+
+    def several(
+        self, image: Tensor, seeds: Sequence[int], versions: Sequence[int]
+    ) -> list[Tensor]:  # fmt: skip
+        """The batch in each of these versions, as :meth:`versions` makes one."""
         shape = image.shape[1], image.ndim - 2
-        networks = [self.draw(seed, *shape, version) for seed in seeds]
+        networks = [self.draw(seed, *shape, version) for version in versions for seed in seeds]
+        image = image.repeat(len(versions), *[1] * (image.ndim - 1))
         if image.is_cuda and image.ndim == 4:
             # One by one, planes give a GPU less to do than the calls take; volumes give it enough.
-            return apply_gin_together(image, networks)
-        return each_sample(image, lambda number: apply_gin(image[number], networks[number]))
+            made = apply_gin_together(image, networks)
+        else:
+            made = each_sample(image, lambda number: apply_gin(image[number], networks[number]))
+        return list(made.chunk(len(versions)))
 
     def __call__(self, batch: Batch) -> Batch:
         return {**batch, "image": self.versions(batch["image"], batch["seed"].tolist())}
@@ -108,27 +117,39 @@ def apply_gin_together(image: Tensor, networks: Sequence[Network]) -> Tensor:
 
 
 def _convolved_together(image: Tensor, layers: Sequence[Layer]) -> Tensor:
-    """A convolution a sample; smaller kernels lie in the middle of zeros."""
-    sizes = [layer.weight.shape[-1] for layer in layers]
-    largest, axes = max(sizes), image.ndim - 2
-    leaving, entering = layers[0].weight.shape[:2]
-    weights = np.zeros((len(layers), leaving, entering, *[largest] * axes), np.float32)
-    for weight, layer, size in zip(weights, layers, sizes, strict=True):
-        middle = slice((largest - size) // 2, (largest + size) // 2)
-        weight[(..., *[middle] * axes)] = layer.weight
-    # A number a sample and leaving channel for every entering channel and place of the kernel.
-    taps = on_device(weights, image).reshape(len(layers), leaving, -1).movedim(-1, 0)
-    taps = taps.reshape(*taps.shape, *[1] * axes)
-    bias = on_device(np.stack([layer.bias for layer in layers]), image)
-    made = bias.reshape(*bias.shape, *[1] * axes).repeat(1, 1, *image.shape[2:])
-    padded = functional.pad(image, [largest // 2] * (2 * axes))
-    places = itertools.product(range(entering), *[range(largest)] * axes)
-    for tap, (channel, *start) in zip(taps, places, strict=True):
-        seen = padded[:, channel : channel + 1]
-        for axis, first in enumerate(start, start=2):
-            seen = seen.narrow(axis, first, image.shape[axis])
-        made.addcmul_(seen, tap)
+    """A convolution a sample: the middle of all kernels, then the rest of those that have more."""
+    sizes = np.array([layer.weight.shape[-1] for layer in layers])
+    axes = image.ndim - 2
+    middles = [
+        layer.weight[(..., *[size // 2] * axes)] for layer, size in zip(layers, sizes, strict=True)
+    ]
+    made = on_device(np.stack([layer.bias for layer in layers]), image)
+    made = made.reshape(*made.shape, *[1] * axes).repeat(1, 1, *image.shape[2:])
+    for channel, tap in enumerate(_taps(np.stack(middles, -1), image)):
+        made.addcmul_(image[:, channel : channel + 1], tap)
+    for size in np.unique(sizes[sizes > 1]):
+        chosen = np.flatnonzero(sizes == size)
+        which = on_device(chosen, image)
+        padded = functional.pad(image[which], [int(size) // 2] * (2 * axes))
+        sums = made[which]
+        weights = np.stack([layers[number].weight for number in chosen], -1)
+        places = itertools.product(range(image.shape[1]), *[range(size)] * axes)
+        for tap, (channel, *start) in zip(
+            _taps(weights.reshape(len(weights), -1, len(chosen)), image), places, strict=True
+        ):
+            if any(first != size // 2 for first in start):
+                seen = padded[:, channel : channel + 1]
+                for axis, first in enumerate(start, start=2):
+                    seen = seen.narrow(axis, first, image.shape[axis])
+                sums.addcmul_(seen, tap)
+        made[which] = sums
     return made
+
+
+def _taps(weights: np.ndarray, image: Tensor) -> Tensor:
+    """(out, taps, batch) as (taps, batch, out, 1, ...), on the device of ``image``."""
+    taps = np.ascontiguousarray(weights.transpose(1, 2, 0))
+    return on_device(taps, image).reshape(*taps.shape, *[1] * (image.ndim - 2))
 
 
 def apply_gin(image: Tensor, network: Network) -> Tensor:
@@ -184,7 +205,7 @@ class RandConv:
         """The convolution for the sample with this seed, or None where the image stays."""
         rng = generator(seed, RANDCONV, version)
         stays, alpha = rng.random() < self.config.p_identity, float(rng.random())
-        kernel = int(rng.choice(self.config.kernel_sizes))
+        kernel = self.config.kernel_sizes[rng.integers(len(self.config.kernel_sizes))]
         fan_in = channels * kernel**dimensions
         weight = rng.standard_normal((channels, channels, *[kernel] * dimensions), np.float32)
         layer = Layer(weight / np.float32(fan_in**0.5), np.zeros(channels, np.float32))

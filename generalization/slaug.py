@@ -19,6 +19,7 @@ from covidseg.generalization.splines import spline_field, to_unit_range
 
 # Samples along a Bézier curve, entries of its table, and bins of a percentile.
 _CURVE, _TABLE, _BINS = 2000, 512, 512
+_LANES = 32
 _PLACES = np.linspace(0, 1, _TABLE)
 
 
@@ -166,8 +167,11 @@ class Slaug:
         """
         bins = (value.clamp(0, 1).nan_to_num(0) * (_BINS - 1)).round().long().flatten(1)
         counted = torch.ones_like(value, dtype=torch.int64) if region is None else region.long()
-        counts = bins.new_zeros(len(bins), _BINS)
-        counts.scatter_add_(1, bins, counted.expand_as(value).flatten(1))
+        # Counted in several places, as the threads of a GPU that add to one wait for each other.
+        lanes = torch.arange(bins.shape[1], device=bins.device) % _LANES
+        counts = bins.new_zeros(len(bins), _BINS * _LANES)
+        counts.scatter_add_(1, bins * _LANES + lanes, counted.expand_as(value).flatten(1))
+        counts = counts.reshape(-1, _BINS, _LANES).sum(2)
         counts = counts.cumsum(1)
         share = self.config.percentile / 100
         wanted = torch.stack([counts[:, -1] * share, counts[:, -1] * (1 - share)], 1).ceil()

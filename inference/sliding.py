@@ -102,14 +102,17 @@ class Sliding:
         # Depth by depth, so that planes are final as soon as they can be; batches are full all the
         # same, as they reach over into the next depths.
         places = list(itertools.product(*starts))
+        # All at once and first: asked batch by batch, a GPU would run dry at every answer.
+        constants = _constants(image, places, self.window)
         depth = self.window[0]
         buffer: Tensor | None = None
         first = 0
         for number in range(0, len(places), self.batch_size):
             batch = places[number : number + self.batch_size]
-            windows = torch.stack([image[_box(place, self.window)] for place in batch])
+            windows = [image[_box(place, self.window)] for place in batch]
             span = batch[-1][0] + depth - first
-            for (k, j, i), answer in zip(batch, answers(windows), strict=True):
+            found = answers(windows, constants[number : number + self.batch_size])
+            for (k, j, i), answer in zip(batch, found, strict=True):
                 if buffer is None or buffer.shape[1] < span:
                     grown = torch.empty((answer.shape[0], span, *size[1:]), device=device)
                     kept = 0 if buffer is None else buffer.shape[1]
@@ -135,6 +138,10 @@ def _box(start: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
     return (slice(None), *(slice(a, a + s) for a, s in zip(start, size, strict=True)))
 
 
+# Places along each axis of a window that are looked at before all of it is.
+_FEW = 4
+
+
 class _Answers:
     """The network's answers, with windows of a single value answered from memory."""
 
@@ -143,40 +150,57 @@ class _Answers:
         self.device = device
         self.constant: dict[float, Tensor] = {}
 
-    def __call__(self, windows: Tensor) -> list[Tensor]:
-        is_constant = _constant(windows.flatten(1))
-        values = windows.flatten(1)[:, 0].tolist()
+    def __call__(
+        self, windows: Sequence[Tensor], constants: Sequence[float | None]
+    ) -> list[Tensor]:
+        """The answers to ``windows``, of which ``constants`` says which hold one value, and it."""
         answers: list[Tensor | None] = [
-            self.constant.get(value) if flag else None
-            for value, flag in zip(values, is_constant, strict=True)
+            None if value is None else self.constant.get(value) for value in constants
         ]
         todo: list[int] = []
         claimed: set[float] = set()
-        for number, answer in enumerate(answers):
-            if answer is not None or (is_constant[number] and values[number] in claimed):
+        for number, (answer, value) in enumerate(zip(answers, constants, strict=True)):
+            if answer is not None or value in claimed:
                 continue
             todo.append(number)
-            if is_constant[number]:
-                claimed.add(values[number])
+            if value is not None:
+                claimed.add(value)
         if todo:
-            batch = windows if len(todo) == len(windows) else windows[todo]
+            batch = torch.stack([windows[number] for number in todo])
             given = self.forward(batch.to(self.device, non_blocking=True)).float()
             for number, answer in zip(todo, given, strict=True):
                 answers[number] = answer
-                if is_constant[number]:
-                    self.constant[values[number]] = answer.clone()
-        return [
-            self.constant[value] if answer is None else answer
-            for answer, value in zip(answers, values, strict=True)
-        ]
+                value = constants[number]
+                if value is not None:
+                    self.constant[value] = answer.clone()
+        found = []
+        for answer, value in zip(answers, constants, strict=True):
+            if answer is None:
+                assert value is not None
+                answer = self.constant[value]
+            found.append(answer)
+        return found
 
 
-def _constant(rows: Tensor) -> list[bool]:
-    """Which rows hold one value only; a few voxels tell most of them without reading the rest."""
-    first = rows[:, :1]
-    few = rows[:, :: max(1, rows.shape[1] // 64)]
-    may_be = (few == first).all(1).tolist()
-    return [maybe and bool((row == row[0]).all()) for row, maybe in zip(rows, may_be, strict=True)]
+def _constants(
+    image: Tensor, places: Sequence[Sequence[int]], window: Sequence[int]
+) -> list[float | None]:
+    """The value of each window at ``places`` that holds one value only, else None; a few voxels
+    tell most of them without reading the rest.
+    """
+    corners = torch.tensor(places)
+    few = []
+    for axis, length in enumerate(window):
+        steps = torch.linspace(0, length - 1, min(length, _FEW)).round().long()
+        shape = [-1 if a == axis else 1 for a in range(3)]
+        few.append((corners[:, axis, None] + steps).reshape(len(places), *shape).to(image.device))
+    seen = image[:, few[0], few[1], few[2]].movedim(0, 1).flatten(1)
+    may_be = (seen == seen[:, :1]).all(1).tolist()
+    values = seen[:, 0].tolist()
+    return [
+        value if maybe and bool((image[_box(place, window)] == value).all()) else None
+        for place, maybe, value in zip(places, may_be, values, strict=True)
+    ]
 
 
 def predict_whole(

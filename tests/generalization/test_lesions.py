@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from covidseg.generalization.lesions import Focus, LesionConfig, Lesions, PaintLesions
+from covidseg.generalization.lesions import (
+    Foci,
+    LesionConfig,
+    Lesions,
+    PaintLesions,
+    _chosen,
+    quadratic_form,
+)
 
 MEAN, STD, CLIP = -600.0, 300.0, (-1000.0, 200.0)
 SIZES = {2: (64, 80), 3: (20, 48, 56)}
@@ -52,11 +59,12 @@ def outlined(paint, lung, lesions):
 
 def one_ball(dimensions, radius_mm=12.0, solid=0.0, **changes):
     """A drawn sample replaced by one ball in the lung's first voxel in the order of chances."""
-    focus = Focus(0.5, np.eye(dimensions), np.full(dimensions, radius_mm), solid)
+    radii_mm = np.full((1, dimensions), radius_mm)
+    foci = Foci(np.array([0.5]), np.eye(dimensions)[None], radii_mm, np.array([solid]))
     rng = np.random.default_rng(0)
     plain = {"involved": 0.1, "glass": 0.4, "solid": 0.9, "tissue_hu": 40.0, "edge_mm": 1.0,
              "fray_mm": 0.0, "noise_hu": 0.0}  # fmt: skip
-    return Lesions([focus], **{**plain, **changes}, rng=rng)
+    return Lesions(foci, **{**plain, **changes}, rng=rng)
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
@@ -82,16 +90,34 @@ def test_a_ball_of_consolidation_by_hand(dimensions):
 def test_an_ellipsoids_coordinate_is_scipys_distance_in_turned_axes(dimensions):
     lung = lungs(dimensions)
     rng = np.random.default_rng(3)
-    foci = painter(dimensions)._foci(rng)[:3]
+    foci = painter(dimensions, foci=3)._foci(rng)
     centres = [tuple(s // (2 + k) for s in lung.shape) for k in range(3)]
     flat = torch.tensor([np.ravel_multi_index(centre, lung.shape) for centre in centres])
-    found = painter(dimensions)._squared_radius(lung[None], flat[None], [foci])[0]
-    for focus, centre, square in zip(foci, centres, found, strict=True):
+    form = torch.from_numpy(quadratic_form(foci.axes, foci.radii_mm)).float()[None]
+    found = painter(dimensions)._squared_radius(lung[None], flat[None], form)[0]
+    for axes, radii_mm, centre, square in zip(
+        foci.axes, foci.radii_mm, centres, found, strict=True
+    ):
         places = np.indices(lung.shape).reshape(dimensions, -1).T - centre
-        turned = (places * SPACING[dimensions]) @ focus.axes.T / focus.radii_mm
+        turned = (places * SPACING[dimensions]) @ axes.T / radii_mm
         expected = (turned**2).sum(1).reshape(lung.shape)
         np.testing.assert_allclose(square.numpy(), expected, rtol=1e-3, atol=1e-3)
-        np.testing.assert_allclose(focus.axes @ focus.axes.T, np.eye(dimensions), atol=1e-12)
+        np.testing.assert_allclose(axes @ axes.T, np.eye(dimensions), atol=1e-12)
+
+
+@given(st.integers(0, 2**32), st.sampled_from([(40,), (1, 7), (6, 9), (4, 5, 6)]))
+@settings(max_examples=40, deadline=None)
+def test_centres_are_where_the_running_sum_of_chances_says(seed, size):
+    rng = np.random.default_rng(seed)
+    chances = torch.from_numpy(rng.random((3, *size)) * (rng.random((3, *size)) < 0.4))
+    places = torch.from_numpy(np.concatenate([rng.random((3, 6)), [[0.0], [0.0], [1 - 1e-16]]], 1))
+    found = _chosen(chances[:, None] if len(size) == 1 else chances, places)
+    sums = chances.flatten(1).cumsum(1)
+    expected = torch.searchsorted(sums, sums[:, -1:] * places, right=True)
+    for sample in range(3):
+        if sums[sample, -1] > 0:
+            assert (chances[sample].flatten()[found[sample]] > 0).all()
+            assert torch.equal(found[sample, :6], expected[sample, :6])
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
