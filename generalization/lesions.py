@@ -164,7 +164,8 @@ class PaintLesions:
     def _foci(self, rng: np.random.Generator) -> Foci:
         axes, config, count = len(self.spacing_mm), self.config, self.config.foci
         stretch = np.exp(rng.uniform(-1, 1, (count, axes)) * math.log(config.elongation))
-        radius = np.exp(rng.uniform(*np.log(config.radius_mm), count))
+        low, high = np.log(config.radius_mm)
+        radius = np.exp(rng.uniform(low, high, count))
         radii = (radius / stretch.prod(1) ** (1 / axes))[:, None] * stretch
         # The columns of a Gaussian matrix, made orthogonal, are evenly spread directions.
         directions, _ = np.linalg.qr(rng.standard_normal((count, axes, axes)))

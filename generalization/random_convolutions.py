@@ -128,7 +128,7 @@ def _convolved_together(image: Tensor, layers: Sequence[Layer]) -> Tensor:
     for channel, tap in enumerate(_taps(np.stack(middles, -1), image)):
         made.addcmul_(image[:, channel : channel + 1], tap)
     for size in np.unique(sizes[sizes > 1]):
-        chosen = np.flatnonzero(sizes == size)
+        chosen = np.flatnonzero(sizes == size).tolist()
         which = on_device(chosen, image)
         padded = functional.pad(image[which], [int(size) // 2] * (2 * axes))
         sums = made[which]
