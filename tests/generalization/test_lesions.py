@@ -105,6 +105,21 @@ def test_an_ellipsoids_coordinate_is_scipys_distance_in_turned_axes(dimensions):
         np.testing.assert_allclose(axes @ axes.T, np.eye(dimensions), atol=1e-12)
 
 
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_depths_are_in_millimetres_of_the_mean_radius(dimensions):
+    # A ball of 12 mm of which consolidation reaches half: deepest at its centre.
+    lung = lungs(dimensions)
+    ball = one_ball(dimensions, radius_mm=12.0, solid=0.5)
+    depth, core = painter(dimensions)._fields(lung[None], [ball])
+    assert depth.max().item() == pytest.approx(12, abs=1e-4)
+    assert core.max().item() == pytest.approx(12 - 0.5 * 1.2 * 12, abs=1e-4)
+    centre = np.unravel_index(int(depth[0].argmax()), lung.shape)
+    for axis, spacing in enumerate(SPACING[dimensions]):
+        place = list(centre)
+        place[axis] += 3
+        assert depth[0][tuple(place)].item() == pytest.approx(12 - 3 * spacing, abs=1e-3)
+
+
 @given(st.integers(0, 2**32), st.sampled_from([(40,), (1, 7), (6, 9), (4, 5, 6)]))
 @settings(max_examples=40, deadline=None)
 def test_centres_are_where_the_running_sum_of_chances_says(seed, size):

@@ -71,6 +71,12 @@ def test_percentiles_are_numpys_within_a_bin(dimensions):
     found = SLAUG._percentiles(value, region)
     expected = [np.percentile(v[r].numpy(), [20, 80]) for v, r in zip(value, region, strict=True)]
     np.testing.assert_allclose(torch.stack(found, 1).reshape(-1, 2), expected, atol=0.02)
+    # Many voxels of one value: more than all the others, but spread over a third of the image.
+    value = torch.linspace(0, 1, 900).repeat(2, 1).reshape(2, 1, 30, 30)
+    value[:, :, ::3] = 0.25
+    found = SLAUG._percentiles(value, None)
+    expected = np.percentile(value.flatten(1).numpy(), [20, 80], axis=1).T
+    np.testing.assert_allclose(torch.stack(found, 1).reshape(-1, 2), expected, atol=0.01)
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])

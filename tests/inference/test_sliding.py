@@ -107,6 +107,24 @@ def test_air_is_predicted_once_and_changes_nothing():
     torch.testing.assert_close(ours, by_the_definition(image, sliding), rtol=1e-4, atol=1e-5)
 
 
+def test_windows_of_one_value_are_answered_once_each():
+    # Four columns of two values, and one speck between the places that are looked at first.
+    image = torch.full((1, 16, 8, 16), -1.0)
+    image[..., 8:] = 2.0
+    image[:, 1, 1, 1] = 0.5
+    windows_seen = []
+
+    def counted(windows):
+        windows_seen.append(len(windows))
+        return convolve(windows)
+
+    sliding = Sliding((8, 8, 8), overlap=0, batch_size=4)
+    ours = predict_whole(image, counted, sliding, pad_value=-1.0)
+    # The speck's window, one of each value.
+    assert sum(windows_seen) == 3
+    torch.testing.assert_close(ours, by_the_definition(image, sliding), rtol=1e-4, atol=1e-5)
+
+
 def test_memory_is_one_window_deep():
     """The buffer never grows with the number of planes."""
     image = torch.zeros(1, 400, 4, 4)
