@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,8 +23,7 @@ from covidseg.registry.datasets import DATASETS
 from covidseg.registry.find import FoundDatasets, find_cases
 from covidseg.registry.hub_configurations import Configuration, Held, Plan, plan
 from covidseg.registry.hub_volumes import MARK, VOLUMES, Job, Notes, Placing, noted, place
-
-PHANTOM_MARK = "PHANTOM.json"
+from covidseg.registry.phantom.marker import MARKER as PHANTOM_MARK
 
 
 @dataclass
@@ -242,7 +241,21 @@ def _write(out: Path, made: Plan, held: Held, report: BuildReport, location: Pat
     )
     _write_if_new(out / "README.md", card.encode())
     _write_if_new(out / MARK / "report.json", _as_json(report, made.configurations).encode())
-    _prune(out, keep, (notes for notes in held.notes.values()))
+    written = {file for notes in held.notes.values() for file in notes.written}
+    _prune(out, keep, written | _mark_phantoms(out, held))
+
+
+def _mark_phantoms(out: Path, held: Held) -> set[str]:
+    """The markers of the datasets that are phantoms alone, for who uses the volumes themselves."""
+    marks = set()
+    for dataset in {dataset for dataset, _, _ in held.cases}:
+        folder = f"{VOLUMES}/{dataset}"
+        places = {place for place in held.cases if place[0] == dataset}
+        if places <= held.phantom and (out / folder).is_dir():
+            content = json.dumps({"phantom": True, "dataset": dataset}, indent=1)
+            _write_if_new(out / folder / PHANTOM_MARK, content.encode())
+            marks.add(f"{folder}/{PHANTOM_MARK}")
+    return marks
 
 
 def _write_if_new(path: Path, content: bytes) -> None:
@@ -270,9 +283,8 @@ def _as_json(report: BuildReport, configurations: list[Configuration]) -> str:
     )
 
 
-def _prune(out: Path, parquet: set[str], notes: Iterable[Notes]) -> None:
-    """Remove volumes and parquet files that no configuration can name."""
-    named = {file for entry in notes for file in entry.written}
+def _prune(out: Path, parquet: set[str], named: set[str]) -> None:
+    """Remove parquet files and what lies beside the volumes, but for what is ``named``."""
     try:
         for path in out.glob("*.parquet"):
             if path.name not in parquet:

@@ -25,6 +25,7 @@ from covidseg.registry import hub_rows, hub_volumes
 from covidseg.registry.hub import build_hub
 from covidseg.registry.hub_records import find_records, read_records
 from covidseg.registry.hub_volumes import Annotated
+from covidseg.registry.phantom.marker import phantom_marker
 from covidseg.splits.load import load_split
 from covidseg.splits.tasks import TARGETS, Annotation
 
@@ -257,6 +258,15 @@ def test_phantoms_say_so_everywhere(covid, tmp_path):
     assert "(phantoms)" in text
     assert "no patient data" in text
     assert "phantom" in card(tmp_path / "hub")["tags"]
+    volumes = tmp_path / "hub" / "volumes" / "covid-ct-seg"
+    assert phantom_marker(volumes / "labelled" / "image") is not None
+    # Built again, it stays; of scans, it goes.
+    build(covid, tmp_path / "hub")
+    assert phantom_marker(volumes) is not None
+    (covid / "PHANTOM.json").unlink()
+    build(covid, tmp_path / "hub")
+    assert phantom_marker(volumes) is None
+    assert (volumes / "labelled" / "image").is_dir()
 
 
 def test_the_card_names_licences_sources_and_what_to_cite(covid, tmp_path):
