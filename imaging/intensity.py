@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from covidseg.core.errors import ConfigError
 from covidseg.imaging.casting import slabs
 
-Scale = Literal["hu", "windowed", "offset", "unit", "constant", "unknown"]
+Scale = Literal["hu", "windowed", "offset", "unit", "labels", "constant", "unknown"]
+# A label map has no more classes than this; a picture of a chest has brighter greys.
+_MOST_LABELS = 20
 
 
 def hu_to_window(data: NDArray[Any], window_hu: tuple[float, float]) -> NDArray[np.float32]:
@@ -82,8 +84,8 @@ class ScaleGuess:
     """A judgement of which scale values are on, and the reason in words.
 
     ``hu``: Hounsfield units. ``windowed``: [0, 255]. ``offset``: Hounsfield units plus about 1,000,
-    as where a DICOM rescale intercept was lost. ``unit``: [0, 1]. ``constant``: one value only.
-    ``unknown``: none of these.
+    as where a DICOM rescale intercept was lost. ``unit``: [0, 1]. ``labels``: the whole numbers of
+    a label map. ``constant``: one value only. ``unknown``: none of these.
     """
 
     scale: Scale
@@ -107,6 +109,8 @@ def guess_scale(data: NDArray[Any]) -> ScaleGuess:
     if low >= -0.5 and high <= 255.5:
         if high <= 1:
             return judged("unit", "within [0, 1]")
+        if high <= _MOST_LABELS and _whole_numbers(data):
+            return judged("labels", "few whole numbers, as in a label map")
         return judged("windowed", "none below 0 and none above 255")
     if low <= -300 and high <= 40_000:
         return judged("hu", "air or lung lies far below 0, as in Hounsfield units")
@@ -130,6 +134,11 @@ def finite_range(data: NDArray[Any]) -> tuple[float, float]:
             least, greatest = values.min(), values.max()
         low, high = min(low, float(least)), max(high, float(greatest))
     return low, high
+
+
+def _whole_numbers(data: NDArray[Any]) -> bool:
+    parts = (data[..., part] for part in slabs(data.shape))
+    return all(bool((np.rint(values) == values).all()) for values in parts)
 
 
 def find_nonfinite(data: NDArray[Any]) -> str | None:

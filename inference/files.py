@@ -162,7 +162,10 @@ def _in_folder(folder: Path) -> Iterator[Input]:
     series = [one for one in find_series(folder) if one.modality == "CT"]
     if not series:
         raise LayoutError(
-            "holds no scan", path=folder, expected="NIfTI files, slice pictures or a CT series"
+            "holds no scan",
+            path=folder,
+            expected="NIfTI files or slice pictures in it, or a CT series in it or below",
+            remedy="name the folders that hold the files themselves; several are allowed",
         )
     for one in series:
         # A patient with one series is named by the patient; several are told apart by their UID.

@@ -77,7 +77,7 @@ def reference_dice(p, target, *, batch, smooth, ignore):
     return 1 - np.mean(scores)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     logits=hnp.arrays(np.float32, (2, 3, 2, 3, 4), elements=st.floats(-5, 5, width=32)),
     target=hnp.arrays(np.int64, (2, 2, 3, 4), elements=st.sampled_from([0, 1, 2, 255])),
@@ -104,7 +104,7 @@ def test_cross_entropy_by_hand_with_ignored_voxels():
     assert cross_entropy(logits, everything, ignore_label=255).item() == 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     logits=hnp.arrays(np.float32, (2, 3, 3, 4), elements=st.floats(-5, 5, width=32)),
     target=hnp.arrays(np.int64, (2, 3, 4), elements=st.sampled_from([0, 1, 2, 255])),

@@ -52,7 +52,7 @@ def test_divergence_is_torchs():
 
 
 @given(st.integers(0, 1000), st.floats(0.1, 300))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_divergence_is_not_negative_and_has_a_gradient(seed, size):
     generator = torch.Generator().manual_seed(seed)
     logits = (size * torch.randn(6, 2, 4, generator=generator)).requires_grad_()

@@ -48,7 +48,7 @@ def test_by_hand():
 
 
 @given(st.integers(0, 999), st.floats(0.1, 30))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_marginal_is_the_sum_of_probabilities(seed, size):
     generator = torch.Generator().manual_seed(seed)
     logits = size * torch.randn(3, 5, 4, 3, generator=generator)

@@ -121,7 +121,7 @@ def test_depths_are_in_millimetres_of_the_mean_radius(dimensions):
 
 
 @given(st.integers(0, 2**32), st.sampled_from([(40,), (1, 7), (6, 9), (4, 5, 6)]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_centres_are_where_the_running_sum_of_chances_says(seed, size):
     rng = np.random.default_rng(seed)
     chances = torch.from_numpy(rng.random((3, *size)) * (rng.random((3, *size)) < 0.4))
@@ -162,7 +162,7 @@ def test_samples_painted_at_once_are_those_painted_one_by_one(dimensions, monkey
 
 
 @given(st.integers(0, 2**60), st.sampled_from([2, 3]))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_what_never_changes(seed, dimensions):
     one = batch(dimensions, (seed,))
     paint = painter(dimensions, p=1.0, noise_hu=(0.0, 1e-9), tissue_hu=(50.0, 51.0))
@@ -271,7 +271,7 @@ def test_lungs_with_lesions_stay_lungs(dimensions):
     assert (lung["image"] != given["image"]).any()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     shape=st.lists(st.integers(1, 12), min_size=2, max_size=3),
     reach=st.floats(0, 30),

@@ -115,7 +115,7 @@ def test_the_published_numbers_are_the_defaults():
 
 
 @given(st.integers(0, 2**62), st.floats(0.01, 50), st.sampled_from([2, 3]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_gin_keeps_the_norm(seed, size, dimensions):
     image = size * images(dimensions, 1)
     found = Gin().versions(image, [seed])

@@ -32,7 +32,7 @@ def batch(dimensions=2, seeds=(5, 6)):
 
 
 @given(st.lists(st.floats(0, 1), min_size=4, max_size=4), st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_bezier_is_scipys(numbers, inverse):
     inner = np.array(numbers).reshape(2, 2)
     points = np.array([[0, 0], *inner, [1, 1]], float)

@@ -30,7 +30,7 @@ def test_basis_is_scipys(points, size):
 
 
 @given(st.integers(3, 8), st.integers(3, 8), st.integers(1, 20), st.integers(1, 20))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_field_is_separable_and_bounded_by_its_control(a, b, height, width):
     control = torch.from_numpy(np.random.default_rng(a * b).normal(size=(2, a, b)))
     found = spline_field(control, (height, width))

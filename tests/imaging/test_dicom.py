@@ -65,7 +65,7 @@ def test_write_then_read_is_exact(tmp_path):
     assert pydicom.dcmread(files[0]).ImagePositionPatient[2] == -681.5 + 6 * 3
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.sampled_from(["LPS", "RAS", "LAS", "LPI", "SPL", "PIR", "ASL"]),
     st.floats(-40, 40),

@@ -141,7 +141,7 @@ def test_write_then_read_by_nibabel_and_simpleitk(tmp_path, dtype, ending):
     assert read_header(path).form_conflict is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     hnp.arrays(
         st.sampled_from([np.uint8, np.int16, np.int32, np.float32]),

@@ -82,7 +82,7 @@ def test_other_axis_order_is_reorienting(order, orientation):
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.sampled_from([1, 3]),
     st.sampled_from([0.0, 7.0, -30.0]),
@@ -151,7 +151,7 @@ def test_impossible_requests():
         resample_spacing(volume, (1, 0, 1))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(hnp.arrays(np.float64, 3, elements=st.floats(0.5, 2.4)), st.sampled_from([1, 3]))
 @example(np.array([0.8, 0.8, 0.8]), 1)  # 17.5 voxels, which rounding may take either way
 def test_spacing_is_exact_and_voxels_stay_in_place(spacing, order):

@@ -107,7 +107,7 @@ def drawn(tmp_path):
     return tmp_path / "rt.dcm", grid
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     hnp.arrays(
         np.uint8,

@@ -99,7 +99,7 @@ def test_each_network_counts_alike_also_where_some_share_a_predictor():
     assert (Ensemble([one, two]).predict(volume).data == 1).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     shape=st.tuples(*[st.integers(1, 12)] * 3),
     spacing=st.tuples(*[st.floats(0.7, 4)] * 3),

@@ -43,7 +43,7 @@ def by_the_definition(image, sliding):
     return (total / norm).float()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     size=st.tuples(st.integers(4, 12), st.integers(4, 8), st.integers(4, 7)),
     window=st.tuples(st.integers(1, 4), st.integers(3, 4), st.integers(2, 4)),

@@ -13,7 +13,7 @@ from covidseg.networks.config import NetworkConfig
 from covidseg.networks.instance_norm import InstanceNorm2d, InstanceNorm3d, preferred_layout
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @example(shape=[6, 6, 9], channels=4, offset=0.0, last=False, seed=85)
 @given(
     shape=st.lists(st.integers(2, 9), min_size=2, max_size=3),

@@ -98,7 +98,7 @@ def test_memory_estimate_is_the_librarys(family, spacing, shape):
     assert ours == build_network(config).compute_conv_feature_map_size(found.patch_size)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     spacing=st.tuples(*[st.floats(0.3, 10)] * 3),
     shape=st.tuples(*[st.integers(1, 700)] * 3),

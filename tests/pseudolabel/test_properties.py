@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from covidseg.core.errors import ConfigError
@@ -40,7 +40,6 @@ def test_ramp_never_falls(one, other, length):
     assert math.exp(-5) <= sigmoid_ramp(low, length) <= sigmoid_ramp(high, length) <= 1
 
 
-@settings(deadline=None)
 @given(seeds=st.lists(SEEDS, min_size=1, max_size=4, unique=True), dimensions=st.integers(2, 3))
 def test_noise_is_a_samples_own_and_bounded(seeds, dimensions):
     image = torch.randn(len(seeds), 1, *[6] * dimensions)
@@ -74,7 +73,6 @@ def test_boxes_by_hand_and_everywhere():
     assert corners == {(y, x) for y in range(3) for x in range(3)}
 
 
-@settings(deadline=None)
 @given(seeds=st.lists(SEEDS, min_size=1, max_size=3), patch=PATCHES, share=st.floats(0, 1))
 def test_pasting_both_ways_loses_and_repeats_no_voxel(seeds, patch, share):
     inside = inside_boxes(seeds, patch, share, torch.device("cpu"))
@@ -105,7 +103,6 @@ def test_an_odd_batch_is_refused():
         neighbours(torch.arange(3))
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 1000), classes=st.integers(2, 4))
 def test_entropy_lies_between_none_and_that_of_an_even_spread(seed, classes):
     p = torch.randn(2, classes, 5, generator=torch.Generator().manual_seed(seed)).softmax(1)
@@ -123,7 +120,6 @@ def test_entropy_by_hand():
     assert entropy(p).flatten().tolist() == pytest.approx(expected, abs=1e-5)
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_a_full_mask_changes_nothing(seed):
     generator = torch.Generator().manual_seed(seed)
@@ -138,7 +134,6 @@ def test_a_full_mask_changes_nothing(seed):
     assert squared_difference(one + 3, other).item() == pytest.approx(whole.item(), abs=1e-6)
 
 
-@settings(deadline=None)
 @given(
     share=st.floats(0, 0.9),
     seeds=st.lists(SEEDS, min_size=2, max_size=3, unique=True),

@@ -146,7 +146,7 @@ def test_pseudo_labelled_patches_hold_lesion_and_what_is_ignored(cases):
     assert all((patches[i]["label"] == 1).any() for i in range(20))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**62))
 def test_strong_views_show_at_each_voxel_what_the_weak_one_shows(seed):
     """Without blur each is the weak view through a rising function of intensity."""

@@ -217,7 +217,7 @@ def test_structures_that_were_never_drawn_are_skipped(hand, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_counting_values_agrees_with_unique(dtype, data):
     values = data.draw(st.lists(st.integers(0, 300 if dtype != np.uint8 else 20), min_size=1))

@@ -69,7 +69,7 @@ def test_equals_the_single_functions(dtype, order):
             assert value_at == pytest.approx(expected, abs=1e-14)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(seed=st.integers(0, 2**32), dimensions=st.integers(2, 3), large=st.booleans())
 def test_any_maps_equal_the_single_functions(seed, dimensions, large):
     random = np.random.default_rng(seed)

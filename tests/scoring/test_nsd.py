@@ -181,7 +181,7 @@ def test_edge_cases_by_hand():
     )
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000)
 @given(cases())
 @example((np.ones((1, 1), bool), np.ones((1, 1), bool), (0.3, 0.3), 0.0))
 def test_equals_deepminds_package(case):
@@ -192,7 +192,7 @@ def test_equals_deepminds_package(case):
     assert value == pytest.approx(expected, abs=1e-12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases(largest=5))
 def test_equals_the_definition(case):
     prediction, reference, spacing, tolerance = case
@@ -204,7 +204,7 @@ def test_equals_the_definition(case):
     assert value == pytest.approx(expected, abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cases(largest=6))
 def test_does_not_depend_on_memory_or_sides(case):
     prediction, reference, spacing, tolerance = case

@@ -102,7 +102,7 @@ def test_ties_share_the_lowest_rank():
     assert lowest_ranks(np.array([3, 5, 3, 0])).tolist() == [2, 1, 2, 4]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(arrays(np.int64, st.integers(1, 12), elements=st.integers(0, 5)))
 def test_ranks_equal_scipy(scores):
     np.testing.assert_array_equal(lowest_ranks(scores), stats.rankdata(-scores, "min"))
@@ -122,7 +122,7 @@ def test_equal_means_tie_although_floats_would_not():
     assert doubled_consensus(ranks)[0] == doubled_consensus(ranks)[1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     arrays(np.int64, 6, elements=st.integers(1, 6)),
     arrays(np.int64, (3, 6), elements=st.integers(1, 6)),
@@ -150,7 +150,7 @@ def test_equal_algorithms_share_a_rank():
     assert ranks[1] == ranks[2]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(arrays(np.float64, (4, 10), elements=st.sampled_from([0.0, 0.5, 0.75, 1.0])), st.randoms())
 def test_relabelling_algorithms_relabels_ranks(values, random):
     order = random.sample(range(4), 4)
@@ -159,7 +159,7 @@ def test_relabelling_algorithms_relabels_ranks(values, random):
     assert other.consensus.tolist() == one.consensus[order].tolist()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(arrays(np.float64, (4, 12), elements=st.integers(0, 20).map(float)))
 def test_doing_better_on_every_case_never_lowers_a_rank(values):
     before = rank_challenge(Challenge((task(values),)), adjust="none").consensus
@@ -346,7 +346,7 @@ def test_equal_values_in_another_order_have_equal_means():
     assert ranks["mean then rank"].tolist() == [1, 1, 3]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(arrays(np.float64, (4, 5), elements=st.integers(-9, 9).map(float)))
 def test_ranks_of_cases_depend_on_order_alone(values):
     np.testing.assert_array_equal(ranks_of_cases(values), ranks_of_cases(np.arctan(values)))

@@ -163,7 +163,7 @@ def test_bad_options_are_refused(options):
         bootstrap_mean([0.1, 0.2], ["a", "b"], **options)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(finite, st.integers(0, 6), st.integers(0, 2)), min_size=2, max_size=25),
     st.randoms(use_true_random=False),
@@ -187,7 +187,7 @@ def test_interval_holds_the_mean_and_ignores_the_order(rows, random):
     assert (again.low, again.high) == pytest.approx((interval.low, interval.high), nan_ok=True)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(finite, min_size=4, max_size=20), st.floats(-3, 3), st.floats(0.1, 5))
 def test_interval_moves_and_scales_with_the_values(values, shift, scale):
     patients = np.arange(len(values))

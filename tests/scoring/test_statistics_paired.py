@@ -55,7 +55,7 @@ def test_by_hand_three_pairs():
     assert signed_rank_test([-0.3, 0.2, 0.1]).p == 1.0
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.integers(-4, 4).filter(bool), min_size=1, max_size=9))
 def test_exact_with_ties_equals_enumeration(differences):
     test = signed_rank_test(np.array(differences) / 10)

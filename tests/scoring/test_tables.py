@@ -529,7 +529,7 @@ def as_scores(rows) -> pd.DataFrame:
     )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(made_up, st.randoms(use_true_random=False))
 def test_order_of_rows_does_not_matter(rows, random):
     options = {"published": False, "missing": "remove", "bootstrap": FEW}
@@ -539,7 +539,7 @@ def test_order_of_rows_does_not_matter(rows, random):
     assert [table.markdown() for table in again] == [table.markdown() for table in tables]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(made_up)
 def test_average_is_the_mean_of_the_folds_and_nothing_is_lost(rows):
     scores = as_scores(rows)

@@ -84,7 +84,7 @@ def test_p_values_equal_those_of_r(file, treatment):
         assert np.isnan(np.diag(ours)).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tables(st.one_of(coarse, fine)))
 def test_all_pairs_equal_the_definition(values):
     tests = SignedRankTests(values)
@@ -100,7 +100,7 @@ def test_all_pairs_equal_the_definition(values):
                 assert matrix[i, j] == pytest.approx(expected, abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tables(st.floats(0, 1, allow_subnormal=False), algorithms=st.just(2)))
 def test_equal_to_scipy(values):
     x, y = values
@@ -113,7 +113,7 @@ def test_equal_to_scipy(values):
     assert wilcoxon_greater(x, y) == pytest.approx(expected.pvalue, abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tables(st.one_of(coarse, fine)), st.data())
 def test_a_weight_is_a_case_repeated(values, data):
     weights = data.draw(arrays(np.int64, (3, values.shape[1]), elements=st.integers(0, 4)))
@@ -124,7 +124,7 @@ def test_a_weight_is_a_case_repeated(values, data):
         np.testing.assert_allclose(row, repeated.p_values(once(repeated))[0], rtol=0, atol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tables(st.integers(-50, 50).map(float)), st.integers(1, 9), st.integers(-9, 9))
 def test_unit_and_zero_point_do_not_matter(values, factor, shift):
     # Whole numbers, because rounding would make and break ties.
@@ -132,7 +132,7 @@ def test_unit_and_zero_point_do_not_matter(values, factor, shift):
     np.testing.assert_array_equal(tests.p_values(once(tests)), moved.p_values(once(tests)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tables(st.one_of(coarse, fine)), st.randoms())
 def test_order_of_algorithms_and_cases_does_not_matter(values, random):
     rows, columns = (random.sample(range(size), size) for size in values.shape)
@@ -214,7 +214,7 @@ p_lists = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(p_lists, st.sampled_from([0.01, 0.05, 0.5]))
 def test_significance_is_the_adjusted_p_value_under_alpha(p, alpha):
     p = np.array(p)
@@ -224,7 +224,7 @@ def test_significance_is_the_adjusted_p_value_under_alpha(p, alpha):
         np.testing.assert_array_equal(significant_tests(p[None], alpha, "none")[0], p <= alpha)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(p_lists)
 def test_holm_is_monotone_and_between_the_p_value_and_bonferroni(p):
     p = np.array(p)
@@ -241,7 +241,7 @@ def test_an_unknown_adjustment_is_refused():
         significant_tests(np.zeros((1, 2)), 0.05, "bonferroni")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 60))
 def test_the_smallest_p_value_is_that_of_all_wins(cases):
     steps = np.arange(1, cases + 1, dtype=float)

@@ -200,7 +200,7 @@ def test_unknown_names():
         load_split("task1-lung-fold0", "clean")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from(STATIC), st.data())
 def test_an_injected_duplicate_is_always_refused_and_always_cleaned(name, data):
     """Property: give one training and one test case the same pixels, and they never both stay."""
