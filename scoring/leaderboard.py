@@ -13,7 +13,7 @@ from covidseg.scoring.scores import IDENTITY, read_scores
 from covidseg.scoring.tables import EMPTY, Row, Table, percent
 from covidseg.scoring.tables_notes import LABELS, METRIC_TITLES, PARTS, label_title, policy_note
 from covidseg.scoring.tables_summary import AVERAGE, summarise_folds
-from covidseg.scoring.tables_values import case_values, check_scores
+from covidseg.scoring.tables_values import base_task, case_values, check_scores
 from covidseg.scoring.tables_variants import CLEAN, OFFICIAL, with_variants
 from covidseg.splits.tasks import SUBTASKS
 
@@ -23,13 +23,15 @@ _PASSED_OVER = {"predictions", "checkpoints", "figures", "tensorboard"}
 # The part that methods are ordered by: the first of these that a task has.
 _MAIN = ("test_covid", "test", "test_in_domain", "validation")
 _METRICS = ("dsc", "nsd")
+_SERIES = ["task", "algorithm", "part"]
 
 
 def find_scores(folders: Sequence[Path]) -> list[Path]:
     """Files of per-case scores in and below ``folders``.
 
-    Where a folder holds ``scores.csv`` that file has all that lies below it; otherwise
-    ``scores-*.csv`` are taken one by one. A path of a file stands for itself.
+    A folder's ``scores.csv`` is what its driver was called for last; ``scores-*.csv`` are of single
+    runs, and `read_runs` takes of those below a ``scores.csv`` what that one lacks. A path of a
+    file stands for itself.
 
     Raises
     ------
@@ -51,24 +53,37 @@ def find_scores(folders: Sequence[Path]) -> list[Path]:
     return list(found)
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    if (folder / WHOLE).is_file():
+def _below(folder: Path, whole: bool = False) -> Iterator[Path]:
+    if not whole and (folder / WHOLE).is_file():
         yield folder / WHOLE
-        return
+        whole = True
     yield from sorted(folder.glob(PIECES))
     for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
         if inner.name not in _PASSED_OVER and not inner.name.endswith("-references"):
-            yield from _below(inner)
+            yield from _below(inner, whole)
 
 
 def read_runs(files: Sequence[Path]) -> pd.DataFrame:
     """The scores of several files as one frame.
 
-    Where two files score the same case by methods of one name, the names get the files' folders.
+    Where two files score the same case by methods of one name, the names get the files' folders; so
+    they do where the files are two drivers' and number their folds otherwise. A column ``origin``
+    says where a row is from.
     """
-    frames = [read_scores(path).assign(origin=str(path.parent)) for path in files]
-    scores = pd.concat(frames, ignore_index=True)
-    repeated = scores.duplicated([*IDENTITY], keep=False)
+    frames = {
+        path: read_scores(path).assign(origin=str(path.parent), whole=path.name == WHOLE)
+        for path in files
+    }
+    for path, frame in frames.items():
+        for above in [] if path.name == WHOLE else path.parents:
+            if (whole := frames.get(above / WHOLE)) is not None:
+                known = pd.MultiIndex.from_frame(whole[_SERIES])
+                frames[path] = frame[~pd.MultiIndex.from_frame(frame[_SERIES]).isin(known)]
+    scores = pd.concat(list(frames.values()), ignore_index=True)
+    same = [name for name in IDENTITY if name != "fold"]
+    drivers = scores["origin"].where(scores["whole"])
+    of_two = drivers.groupby([scores[name] for name in same], dropna=False).transform("nunique") > 1
+    repeated = scores.duplicated([*IDENTITY], keep=False) | (of_two & scores["whole"])
     names = set(scores.loc[repeated, ["task", "algorithm"]].itertuples(index=False, name=None))
     clashes = [
         (task, algorithm) in names
@@ -76,12 +91,13 @@ def read_runs(files: Sequence[Path]) -> pd.DataFrame:
     ]
     named = scores["algorithm"] + " (" + scores["origin"] + ")"
     scores["algorithm"] = scores["algorithm"].where(~pd.Series(clashes), named)
-    return scores.drop(columns="origin")
+    return scores.drop(columns="whole")
 
 
 def leaderboard_tables(scores: pd.DataFrame) -> list[Table]:
     """A table a task, methods in the order of their mean DSC; phantoms and patients apart.
 
+    ``scores`` are as `read_runs` gives them; without a column ``origin`` all are of one file.
     Cases without a score count as the worst. Published averages stand beneath, without a rank.
 
     Raises
@@ -90,20 +106,27 @@ def leaderboard_tables(scores: pd.DataFrame) -> list[Table]:
         See `covidseg.scoring.tables_values.case_values`.
     """
     tables = []
+    if "origin" not in scores:
+        scores = scores.assign(origin="")
     for phantom, frame in scores.groupby("phantom"):
         check_scores(frame)
-        of_variants, notes = with_variants(frame)
-        for task, of_task in of_variants.groupby("task", sort=True):
-            tables.append(_table(str(task), of_task, bool(phantom), notes))
+        for task, of_task in frame.groupby(frame["task"].map(base_task), sort=True):
+            of_variants, notes = with_variants(of_task)
+            tables.append(_table(str(task), of_variants, bool(phantom), notes))
     return tables
 
 
 def _table(task: str, scores: pd.DataFrame, phantom: bool, notes: list[str]) -> Table:
-    summaries = [
-        summarise_folds(case_values(frame, metrics=_METRICS, missing="worst")).assign(
+    # Completed file by file: folds of one driver are seeds to another, and no fold to a third.
+    values = [
+        case_values(frame.drop(columns="origin"), metrics=_METRICS, missing="worst").assign(
             variant=variant
         )
-        for variant, frame in scores.groupby("variant")
+        for (variant, _, _), frame in scores.groupby(["variant", "filtered", "origin"])
+    ]
+    summaries = [
+        summarise_folds(of_variant.drop(columns="variant")).assign(variant=variant)
+        for variant, of_variant in pd.concat(values, ignore_index=True).groupby("variant")
     ]
     summary = pd.concat(summaries, ignore_index=True)
     means = summary[summary["fold"] == AVERAGE]
@@ -131,7 +154,8 @@ def _table(task: str, scores: pd.DataFrame, phantom: bool, notes: list[str]) -> 
     ]
     text = [
         f"DSC and NSD in percent, mean±std over cases, fold by fold; ordered by the mean DSC of "
-        f"{PARTS.get(main, main)}. A case without a score counts as 0.",
+        f"{PARTS.get(main, main)}. A case without a score counts as 0, where other "
+        "scores of the same file have it; folds (or seeds) that a method lacks count as nothing.",
         policy_note(str(scores["policy"].iloc[0]), "worst", means),
         *notes,
     ]

@@ -56,8 +56,10 @@ def read_challenge(
     if not files:
         raise ScoringError("no file of scores", remedy="name at least one CSV file")
     notes: list[str] = []
-    plain = [_read_plain(path) for path in files if _is_plain(path)]
-    scores = [_read_scores(path, notes) for path in files if not _is_plain(path)]
+    plain = [_read_plain(path).assign(file=str(path)) for path in files if _is_plain(path)]
+    scores = [
+        _read_scores(path, notes).assign(file=str(path)) for path in files if not _is_plain(path)
+    ]
     if scores:
         plain.append(_long(pd.concat(scores, ignore_index=True), metrics))
     rows = pd.concat(plain, ignore_index=True)
@@ -75,8 +77,8 @@ def read_challenge(
     rows["name"] = _task_names(rows)
     if rows["fold"].nunique() > 1:
         notes.append(
-            "Cases were scored in several folds: a case's value is the mean over its folds, "
-            "and a case that is missing in one of them is missing."
+            "Cases were scored in several folds: a case's value is the mean over an algorithm's "
+            "folds, and a case that is missing in one of them is missing."
         )
     tasks = tuple(
         _task(str(name), part, algorithms) for name, part in rows.groupby("name", sort=False)
@@ -205,6 +207,7 @@ def _long(scores: pd.DataFrame, metrics: Sequence[str] | None) -> pd.DataFrame:
                         "missing": value.isna() & ~rows["status"].isin(_NOT_MISSING),
                         "policy": rows["policy"],
                         "phantom": rows["phantom"],
+                        "file": rows["file"],
                     }
                 )
             )
@@ -262,19 +265,40 @@ def _task(name: str, rows: pd.DataFrame, algorithms: tuple[str, ...]) -> Task:
     cases = pd.Index(sorted(set(every.get_level_values("case"))))
     column = cases.get_indexer(every.get_level_values("case"))
     values[missing] = np.nan
-    values, missing = _mean_over_folds(values, missing, column)
+    of_algorithm = np.zeros(values.shape, dtype=bool)
+    of_algorithm[row, at] = True
+    file, _ = pd.factorize(rows["file"])
+    of_file = np.zeros((file.max() + 1, len(every)), dtype=bool)
+    of_file[file, at] = True
+    expected = _expected(every.get_level_values("fold").to_numpy(), of_algorithm)
+    for algorithm, one in {*zip(row, file, strict=True)}:
+        expected[algorithm] |= of_file[one]
+    values, missing = _mean_over_folds(values, missing, expected, column)
     return Task(name, algorithms, _short(cases), values, missing, worst)
 
 
-def _mean_over_folds(values, missing, column) -> tuple[np.ndarray, np.ndarray]:
-    """One value a case; a case that is missing in one of its folds is missing."""
-    count = np.bincount(column)
-    total = np.zeros((len(values), len(count)))
-    absent = np.zeros(total.shape, dtype=int)
-    np.add.at(total.T, column, values.T)
-    np.add.at(absent.T, column, missing.T)
+def _expected(fold: np.ndarray, has: np.ndarray) -> np.ndarray:
+    """Which columns (a fold and case each) an algorithm of another file should have, by those that
+    each ``has``, both (algorithms, columns) bool: what all algorithms have together that have rows
+    of exactly the same folds. What one counts as folds can be seeds to another, and no fold to a
+    third.
+    """
+    folds = [frozenset(fold[of_one]) for of_one in has]
+    return np.array([has[[f == mine for f in folds]].any(0) for mine in folds])
+
+
+def _mean_over_folds(values, missing, expected, column) -> tuple[np.ndarray, np.ndarray]:
+    """One value a case; a case that is missing in one of the folds that an algorithm should have it
+    in, or that it has in none, is missing.
+    """
+    count = np.zeros((len(values), column.max(initial=-1) + 1), dtype=int)
+    total = np.zeros(count.shape)
+    absent = np.zeros(count.shape, dtype=int)
+    np.add.at(count.T, column, expected.T)
+    np.add.at(total.T, column, np.where(expected, values, 0.0).T)
+    np.add.at(absent.T, column, (missing & expected).T)
     # Dividing by one changes no bit, so unfolded values pass as they are.
-    return total / count, absent > 0
+    return total / np.where(count, count, np.nan), (absent > 0) | (count == 0)
 
 
 def _short(cases: pd.Index) -> tuple[str, ...]:

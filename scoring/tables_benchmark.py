@@ -84,7 +84,7 @@ def benchmark_tables(
         summarise_folds(
             case_values(of_variant, metrics=_METRICS, missing=missing), bootstrap
         ).assign(variant=variant)
-        for variant, of_variant in scores.groupby("variant", sort=True)
+        for (variant, _), of_variant in scores.groupby(["variant", "filtered"], sort=True)
     ]
     summary = pd.concat(summaries, ignore_index=True)
     tables = []

@@ -50,14 +50,15 @@ def with_variants(scores: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Scores with a column ``variant`` and the task's base name, and notes for the reader.
 
     Official rows that a leak touches come a second time as ``patient-clean`` without the leaking
-    cases, unless the same algorithm has scores of the ``-clean`` task.
+    cases, unless the same algorithm has scores of the ``-clean`` task. A column ``filtered`` tells
+    the two apart: what was left out of the ones is not missing because the others have it.
     """
     clean_run = scores["task"].str.endswith(CLEAN_SUFFIX)
-    official = scores[~clean_run].assign(variant=OFFICIAL)
+    official = scores[~clean_run].assign(variant=OFFICIAL, filtered=False)
     pieces = [official]
     notes = []
     if clean_run.any():
-        trained = scores[clean_run].assign(variant=CLEAN)
+        trained = scores[clean_run].assign(variant=CLEAN, filtered=False)
         trained["task"] = trained["task"].map(base_task)
         pieces.append(trained)
         notes.append("patient-clean: models trained on the split without its leaks.")
@@ -76,7 +77,7 @@ def with_variants(scores: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         if not met:
             continue
         kept = [place not in leaks for place in places]
-        pieces.append(rows[kept].assign(variant=CLEAN))
+        pieces.append(rows[kept].assign(variant=CLEAN, filtered=True))
         cases = "; ".join(
             f"{f'fold {place[1]}, ' if place[1] else ''}{place[3]} (trained on {leaks[place]})"
             for place in met

@@ -27,7 +27,7 @@ def rows(algorithm, dsc, part="test_covid", task="task2-msd-tumour", phantom=Tru
 @pytest.fixture
 def runs(tmp_path):
     write_scores(rows("plain", [0.1, 0.2, 0.3]), make(tmp_path / "one") / "scores.csv")
-    # What is whole has all that lies below.
+    # What a driver wrote last stands for the runs below of which it tells.
     write_scores(rows("plain", [0.9, 0.9, 0.9]), make(tmp_path / "one/fold0") / "scores-x.csv")
     write_scores(rows("lesions", [0.4, 0.5, 0.6]), make(tmp_path / "two/a") / "scores-test.csv")
     write_scores(
@@ -43,7 +43,11 @@ def make(folder):
 
 def test_what_is_found(runs):
     found = [str(path.relative_to(runs)) for path in find_scores([runs])]
-    assert found == ["one/scores.csv", "two/a/scores-mosmed.csv", "two/a/scores-test.csv"]
+    assert found == [
+        "one/scores.csv", "one/fold0/scores-x.csv", "two/a/scores-mosmed.csv",
+        "two/a/scores-test.csv",
+    ]  # fmt: skip
+    assert (read_runs(find_scores([runs]))["dsc"] < 0.9).all()
     assert find_scores([runs / "one/fold0/scores-x.csv", runs / "one/fold0"]) == [
         runs / "one/fold0/scores-x.csv"
     ]
@@ -88,3 +92,58 @@ def test_the_command(runs, capsys, tmp_path):
         assert (ended.value.code or 0) == code
     assert "PHANTOM DATA" in capsys.readouterr().out
     assert "lesions" in (tmp_path / "board.csv").read_text()
+
+
+def test_folds_of_one_protocol_are_not_missing_in_another(tmp_path):
+    # Cross-validation: each case in its own fold. A comparison: all cases, seed by seed.
+    crossed = pd.concat([
+        rows("crossed", [0.8, 0.8, 0.8], "validation", "semiseg").iloc[n : n + 1].assign(fold=n)
+        for n in range(3)
+    ])  # fmt: skip
+    write_scores(crossed, make(tmp_path / "cv") / "scores.csv")
+    seeds = [rows("seeded", [0.6, 0.7, 0.5], "validation", "semiseg", fold=n) for n in range(2)]
+    write_scores(pd.concat(seeds), make(tmp_path / "compare") / "scores.csv")
+    [table] = leaderboard_tables(read_runs(find_scores([tmp_path])))
+    assert [row.cells[:4] for row in table.rows] == [
+        ("1", "crossed", "3", "80.0±0.0"),
+        ("2", "seeded", "2", "60.0±8.9"),
+    ]
+    # Within one file a case that another method has is missing.
+    write_scores(
+        pd.concat([*seeds, seeds[0].assign(algorithm="lacks")[:2]]),
+        tmp_path / "compare/scores.csv",
+    )
+    [table] = leaderboard_tables(read_runs(find_scores([tmp_path])))
+    lacks = next(row.cells for row in table.rows if row.cells[1] == "lacks")
+    # Half of the cases it should have, seed 1 whole among them, are not there.
+    assert lacks[3].startswith("21.7")
+
+
+def test_a_driver_called_for_a_part_of_its_runs_hides_none(tmp_path):
+    write_scores(rows("plain", [0.5] * 3, fold=0), make(tmp_path / "t") / "scores.csv")
+    write_scores(rows("plain", [0.5] * 3), make(tmp_path / "t/plain") / "scores-x.csv")
+    write_scores(rows("gin", [0.6] * 3), make(tmp_path / "t/gin") / "scores-x.csv")
+    [table] = leaderboard_tables(read_runs(find_scores([tmp_path])))
+    assert [row.cells[1:4] for row in table.rows if row.cells[0]] == [
+        ("gin", "", "60.0±0.0"), ("plain", "1", "50.0±0.0")
+    ]  # fmt: skip
+
+
+def test_two_drivers_methods_of_one_name_stay_two(tmp_path):
+    write_scores(rows("supervised", [0.8] * 3), make(tmp_path / "all") / "scores.csv")
+    few = [rows("supervised", [0.6] * 3, fold=seed) for seed in range(2)]
+    write_scores(pd.concat(few), make(tmp_path / "few") / "scores.csv")
+    [table] = leaderboard_tables(read_runs(find_scores([tmp_path])))
+    ranked = [row.cells[1:4] for row in table.rows if row.cells[0]]
+    assert ranked == [
+        (f"supervised ({tmp_path}/all)", "", "80.0±0.0"),
+        (f"supervised ({tmp_path}/few)", "2", "60.0±0.0"),
+    ]
+
+
+def test_folds_in_folders_of_their_own_are_one_method(tmp_path):
+    for fold in range(2):
+        folder = make(tmp_path / f"fold{fold}")
+        write_scores(rows("unet", [0.5 + 0.1 * fold] * 3, fold=fold), folder / "scores-test.csv")
+    [table] = leaderboard_tables(read_runs(find_scores([tmp_path])))
+    assert [row.cells[1:4] for row in table.rows if row.cells[0]] == [("unet", "2", "55.0±5.5")]

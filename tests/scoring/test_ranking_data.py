@@ -145,6 +145,26 @@ def test_folds_of_a_case_are_averaged(tmp_path):
     assert without.tasks[0].missing.tolist() == [[True, False], [False, False]]
 
 
+def test_what_counts_folds_and_what_counts_seeds_stand_side_by_side(tmp_path):
+    crossed = [row("crossed", str(case), 0.8, fold=case) for case in range(3)]
+    seeded = [row("seeded", str(case), 0.5 + 0.1 * seed, fold=seed) for case in range(3)
+              for seed in range(2)]  # fmt: skip
+    other = [row("other", str(case), 0.7, fold=None) for case in range(2)]
+    files = [
+        scores(tmp_path / f"{rows[0]['algorithm']}.csv", rows) for rows in (crossed, seeded, other)
+    ]
+    task = read_challenge(files, ["dsc"]).tasks[0]
+    assert task.algorithms == ("crossed", "other", "seeded")
+    # Only the case that one has in no fold at all is missing.
+    assert task.missing.tolist() == [[False] * 3, [False, False, True], [False] * 3]
+    np.testing.assert_allclose(task.values[[0, 2]], [[0.8] * 3, [0.55] * 3])
+    # Of two files of the same folds each is expected to have what the other has.
+    rows = [{**one, "algorithm": "lacking"} for one in seeded[:-1]]
+    files.append(scores(tmp_path / "lacking.csv", rows))
+    task = read_challenge(files, ["dsc"]).tasks[0]
+    assert task.missing[task.algorithms.index("lacking")].tolist() == [False, False, True]
+
+
 def test_the_benchmarks_own_files(tmp_path):
     for name, value in (("unet", 0.5), ("nnunet", 0.75)):
         lines = [f"{case}.nii.gz,{value},{value}" for case in ("c1", "c2")]

@@ -394,6 +394,17 @@ def test_a_model_trained_on_the_clean_split_takes_the_place():
     assert any("models trained on the split without its leaks" in note for note in table.notes)
 
 
+def test_what_was_left_out_as_leaking_is_not_missing():
+    scores = official("task1-infection", ("A", "B"))
+    scores[["dsc", "nsd_3mm"]] = 0.7
+    retrained = scores[scores["algorithm"] == "B"].assign(task="task1-infection-clean", dsc=0.5)
+    every = pd.concat([scores, retrained], ignore_index=True)
+    for missing in ("refuse", "worst"):
+        (table,) = benchmark_tables(every, bootstrap=None, missing=missing)
+        rows = [row.cells for row in table.rows if "patient-clean" in row.cells[1]]
+        assert [(row[2], row[4]) for row in rows] == [("70.0±0.0", "76"), ("50.0±0.0", "80")]
+
+
 def test_scores_that_no_leak_touches_have_no_variant():
     (table,) = benchmark_tables(two_folds(), bootstrap=None)
     assert not any("patient-clean" in line.cells[1] for line in table.rows)
