@@ -294,6 +294,7 @@ class _Run:
             free=frozenset(free_keys(self.recipe)),
             defaults=as_mapping(type(self.recipe)(name=self.recipe.name)),
         )
+        self._refuse_other_data()
         for name, network in self.saved.items():
             load_network(network, checkpoint / f"{name}.safetensors")
         state = read_training_state(checkpoint)
@@ -314,6 +315,28 @@ class _Run:
                 f"{self.accelerator.num_processes}: the same batches, other random numbers."
             )
 
+    def _provenance(self) -> dict[str, Mapping[str, Any]]:
+        return {
+            name or "train": getattr(stream.dataset, "provenance", {})
+            for name, stream in self.streams.items()
+        }
+
+    def _refuse_other_data(self) -> None:
+        began = (manifests.read(self.run_dir) or {}).get("data", {})
+        for name, now in self._provenance().items():
+            before = began.get(name, {})
+            if "sha256" in now and now["sha256"] != before.get("sha256", now["sha256"]):
+                raise ConfigError(
+                    f"began to learn from other data ({name}: "
+                    f"{len(before.get('cases', ()))} cases of {before.get('configuration')}"
+                    f"{', phantoms' if before.get('phantom') else ''}; now "
+                    f"{len(now.get('cases', ()))} of {now.get('configuration')}"
+                    f"{', phantoms' if now.get('phantom') else ''})",
+                    path=self.run_dir,
+                    remedy="resume with the dataset repository that it began with, or start anew "
+                    "in another folder",
+                )
+
     # -- the loop ----------------------------------------------------------------------------
 
     def train(self, resume: bool) -> Result:
@@ -321,6 +344,11 @@ class _Run:
         self._restore()
         steps = self.settings.steps
         main = self.accelerator.is_main_process
+        if self.start == steps and manifests.is_complete(self.run_dir):
+            checkpoint = last_checkpoint(self.run_dir)
+            assert checkpoint is not None
+            self.accelerator.free_memory()
+            return Result(self.run_dir, checkpoint, steps)
         if main:
             self._begin_manifest()
         monitor = Monitor(self.run_dir, active=main, start=self.start, steps=steps)
@@ -559,10 +587,6 @@ class _Run:
 
     def _begin_manifest(self) -> None:
         earlier = manifests.read(self.run_dir)
-        data = {
-            name or "train": getattr(stream.dataset, "provenance", {})
-            for name, stream in self.streams.items()
-        }
         if self.start and earlier:
             entry = {
                 "time": manifests.now(),
@@ -580,7 +604,7 @@ class _Run:
             self.manifest = manifests.begin(
                 config=self.config,
                 config_sha256=fingerprint(self.config),
-                data=data,
+                data=self._provenance(),
                 seed=self.recipe.seed,
                 start=self.settings.start,
                 device=self.accelerator.device,

@@ -118,15 +118,15 @@ def leaderboard_tables(scores: pd.DataFrame) -> list[Table]:
 
 def _table(task: str, scores: pd.DataFrame, phantom: bool, notes: list[str]) -> Table:
     # Completed file by file: folds of one driver are seeds to another, and no fold to a third.
-    values = [
+    completed = [
         case_values(frame.drop(columns="origin"), metrics=_METRICS, missing="worst").assign(
-            variant=variant
+            variant=str(variant)
         )
         for (variant, _, _), frame in scores.groupby(["variant", "filtered", "origin"])
     ]
     summaries = [
-        summarise_folds(of_variant.drop(columns="variant")).assign(variant=variant)
-        for variant, of_variant in pd.concat(values, ignore_index=True).groupby("variant")
+        summarise_folds(of_variant.drop(columns="variant")).assign(variant=str(variant))
+        for variant, of_variant in pd.concat(completed, ignore_index=True).groupby("variant")
     ]
     summary = pd.concat(summaries, ignore_index=True)
     means = summary[summary["fold"] == AVERAGE]

@@ -83,7 +83,7 @@ def benchmark_tables(
     summaries = [
         summarise_folds(
             case_values(of_variant, metrics=_METRICS, missing=missing), bootstrap
-        ).assign(variant=variant)
+        ).assign(variant=str(variant))
         for (variant, _), of_variant in scores.groupby(["variant", "filtered"], sort=True)
     ]
     summary = pd.concat(summaries, ignore_index=True)

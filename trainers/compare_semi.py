@@ -26,7 +26,7 @@ from covidseg.engine.task_data import part_names, read_part
 from covidseg.pseudolabel.config import MethodName
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
 from covidseg.trainers import pseudolabel
-from covidseg.trainers.evaluation import predict_part, score_part
+from covidseg.trainers.evaluation import predict_part, scored_part
 from covidseg.trainers.options import recipe_parser, run_main
 from covidseg.trainers.semiseg_pseudolabel import phases
 from covidseg.trainers.side_by_side import Job, run_side_by_side
@@ -84,7 +84,7 @@ def train_and_predict(comparison: Comparison, method: str, seed: int) -> None:
     predictor = open_runs([run])
     for name in PARTS:
         part = read_part(recipe.data.hub, recipe.data.name, name)
-        for fault in predict_part(predictor, part, run / "predictions" / name):
+        for fault in predict_part(predictor, part, run / "predictions" / name, runs=[run]):
             print(f"not segmented: {fault}")
 
 
@@ -112,19 +112,16 @@ def all_scores(comparison: Comparison, recipe: PseudolabelRecipe) -> pd.DataFram
     """Per-case scores of every method and seed; the seed stands in the column ``fold``."""
     import pandas as pd
 
-    from covidseg.scoring.scores import read_scores, write_scores
+    from covidseg.scoring.scores import write_scores
 
     frames = []
     for seed in comparison.seeds:
         for method in comparison.methods:
             run = comparison.run(method, seed)
             for name in PARTS:
-                path = run / f"scores-{name}.csv"
-                if not path.exists():
-                    part = read_part(recipe.data.hub, recipe.data.name, name)
-                    scores = score_part(part, run / "predictions" / name, algorithm=method)
-                    write_scores(scores.assign(fold=seed), path)
-                frames.append(read_scores(path))
+                part = read_part(recipe.data.hub, recipe.data.name, name)
+                folder, path = run / "predictions" / name, run / f"scores-{name}.csv"
+                frames.append(scored_part(part, folder, path, algorithm=method, fold=seed))
     scores = pd.concat(frames, ignore_index=True)
     write_scores(scores, comparison.out / "scores.csv")
     return scores

@@ -27,7 +27,7 @@ from covidseg.pseudolabel.pool import TABLE as POOL_TABLE
 from covidseg.pseudolabel.pool import gather
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
 from covidseg.pseudolabel.rounds import label_pool, train_student, train_teacher
-from covidseg.trainers.evaluation import predict_part, score_part
+from covidseg.trainers.evaluation import predict_part, scored_part
 from covidseg.trainers.options import recipe_parser, run_main
 from covidseg.trainers.submission import write_submission
 
@@ -153,6 +153,7 @@ def evaluate(
             predictor,
             part,
             place,
+            runs=used,
             rank=protocol.accelerator.process_index,
             processes=protocol.accelerator.num_processes,
         ):
@@ -166,8 +167,6 @@ def evaluate(
 
 def _scored(part: Part, place: Path, algorithm: str, folder: Path) -> pd.DataFrame | None:
     """Scores of the cases that have a label; an archive to submit where some have none."""
-    from covidseg.scoring.scores import read_scores, write_scores
-
     labelled = [row for row in part.rows if row.case.label is not None]
     if len(labelled) < len(part.rows):
         target = folder / "submission" / f"{part.name}.zip"
@@ -179,11 +178,8 @@ def _scored(part: Part, place: Path, algorithm: str, folder: Path) -> pd.DataFra
     if not labelled:
         return None
     path = folder / f"scores-{part.configuration}-{part.name}.csv"
-    if not path.exists():
-        scores = score_part(part, place, algorithm=algorithm)
-        with_label = scores["case_id"].isin([row.case.case_id for row in labelled])
-        write_scores(scores[with_label], path)
-    return read_scores(path)
+    scores = scored_part(part, place, path, algorithm=algorithm)
+    return scores[scores["case_id"].isin([row.case.case_id for row in labelled])]
 
 
 def report(protocol: Protocol, scores: pd.DataFrame) -> str:

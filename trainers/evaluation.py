@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import nibabel
+
 from covidseg.core.errors import CovidsegError
 from covidseg.core.progress import progress_bar
-from covidseg.engine.cache import read_image
+from covidseg.engine.cache import content_of, read_image
+from covidseg.engine.runs import weights_digest
 from covidseg.engine.task_data import Part
 from covidseg.generalization.batch_norm import AdaptedPredictor
 from covidseg.imaging.nifti import write_nifti
@@ -27,27 +32,67 @@ def predict_part(
     part: Part,
     folder: Path,
     *,
+    runs: Sequence[Path],
     rank: int = 0,
     processes: int = 1,
 ) -> list[str]:
-    """Segment this process' share of a part's cases into ``folder``; what there is is kept.
+    """Segment this process' share of a part's cases into ``folder``.
 
-    Returns the cases that could not be segmented, with the reason; the others are done.
+    What these ``runs``' weights made there of the same scans is kept, and only that: the header of
+    a label map says of what it was made. Returns the cases that could not be segmented, with the
+    reason; the others are done.
     """
     faults = []
+    weights = [weights_digest(run) for run in runs]
+    # Also where no case can be segmented: the scorer says which are missing.
+    folder.mkdir(parents=True, exist_ok=True)
     mine = part.cases[rank::processes]
     bar = progress_bar(
         mine, desc=f"predicting {part.name}", unit="scan", disable=rank > 0, leave=False
     )
     for case in bar:
         target = folder / f"{case.case_id}.nii.gz"
-        if target.exists():
+        made_of = json.dumps([weights, content_of(case)])
+        description = f"covidseg {hashlib.sha256(made_of.encode()).hexdigest()[:32]}"
+        if _description(target) == description:
             continue
         try:
-            write_nifti(target, predictor.predict(read_image(case), case.intensity))
+            found = predictor.predict(read_image(case), case.intensity)
+            write_nifti(target, found, description=description)
         except CovidsegError as fault:
             faults.append(f"{case.case_id}: {fault}")
     return faults
+
+
+def _description(path: Path) -> str | None:
+    """What the header of a NIfTI file says of it; None where there is no such file."""
+    try:
+        header = nibabel.Nifti1Image.from_filename(path).header
+    except (OSError, nibabel.filebasedimages.ImageFileError):
+        return None
+    return bytes(header["descrip"]).rstrip(b"\0").decode("ascii", "replace")
+
+
+def scored_part(
+    part: Part,
+    folder: Path,
+    path: Path,
+    *,
+    algorithm: str,
+    fold: int | None = None,
+    workers: int | None = None,
+) -> pd.DataFrame:
+    """The scores in ``path`` of a part's label maps in ``folder``, made anew where one of these is
+    newer. ``fold`` is written into that column.
+    """
+    from covidseg.scoring.scores import read_scores, write_scores
+
+    label_maps = [folder / f"{case.case_id}.nii.gz" for case in part.cases]
+    made = max((one.stat().st_mtime_ns for one in label_maps if one.exists()), default=0)
+    if not path.exists() or path.stat().st_mtime_ns < made:
+        found = score_part(part, folder, algorithm=algorithm, workers=workers)
+        write_scores(found if fold is None else found.assign(fold=fold), path)
+    return read_scores(path)
 
 
 def score_part(
@@ -97,19 +142,19 @@ def measure(
     scores: Path,
     accelerator: Accelerator,
     *,
+    runs: Sequence[Path],
     algorithm: str,
     workers: int | None = None,
 ) -> pd.DataFrame | None:
     """Predict a part by all processes and score it once; its scores, on the main process.
 
-    Predictions and a score file that are there already are kept. ``workers`` score.
+    What ``runs`` predicted already is kept, and a score file that is no older. ``workers`` score.
     """
-    from covidseg.scoring.scores import read_scores, write_scores
-
     for fault in predict_part(
         predictor,
         part,
         predictions,
+        runs=runs,
         rank=accelerator.process_index,
         processes=accelerator.num_processes,
     ):
@@ -117,10 +162,7 @@ def measure(
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
         return None
-    if not scores.exists():
-        found = score_part(part, predictions, algorithm=algorithm, workers=workers)
-        write_scores(found, scores)
-    return read_scores(scores)
+    return scored_part(part, predictions, scores, algorithm=algorithm, workers=workers)
 
 
 def extremes(scores: pd.DataFrame, label: str) -> Sequence[str]:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from covidseg.core.progress import progress_bar
-from covidseg.engine import manifest
 from covidseg.engine.recipes import load_recipe
 from covidseg.engine.runs import open_runs
 from covidseg.engine.segmentation import SegmentationRecipe
@@ -25,7 +24,7 @@ from covidseg.engine.task_data import read_part
 from covidseg.fewshot.curve import algorithm, curve_figure, curve_table
 from covidseg.fewshot.kshot import DRAWS, SHOTS, draw, reverse
 from covidseg.trainers import supervised
-from covidseg.trainers.evaluation import predict_part, score_part
+from covidseg.trainers.evaluation import predict_part, scored_part
 from covidseg.trainers.options import run_main
 from covidseg.trainers.protocol import Settings, protocol_parser, settings
 from covidseg.trainers.side_by_side import Job, run_side_by_side, unfinished
@@ -89,18 +88,15 @@ class Curve(Settings):
         )
 
     def measure(self, point: Point) -> pd.DataFrame:
-        """Predict and score a point's test scans, where that is not done; the scores."""
-        from covidseg.scoring.scores import read_scores, write_scores
-
+        """Train a point, predict and score its test scans, where that is not done; the scores."""
+        # A complete run of the same recipe stays as it is; one of another is refused.
+        supervised.main(self.words(point))
         run, name = self.run(point), algorithm(point.shots)
         part = read_part(self.hub, reverse(point.draw, self.recipe.split("-")[1]), "test")
         predictions = run / "predictions" / part.name
-        for fault in predict_part(open_runs([run]), part, predictions):
+        for fault in predict_part(open_runs([run]), part, predictions, runs=[run]):
             print(f"not segmented: {fault}")
-        if not (run / SCORES).exists():
-            scores = score_part(part, predictions, algorithm=name, workers=self.workers)
-            write_scores(scores, run / SCORES)
-        return read_scores(run / SCORES)
+        return scored_part(part, predictions, run / SCORES, algorithm=name, workers=self.workers)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -119,8 +115,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     points = [Point(number, shots) for number in options.draws for shots in options.shots]
     if options.one:
         for point in points:
-            if not manifest.is_complete(curve.run(point)):
-                supervised.main(curve.words(point))
             curve.measure(point)
         return
     run_side_by_side(unfinished([curve.job(point) for point in points]), curve.place / "logs")

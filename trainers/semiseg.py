@@ -172,7 +172,7 @@ def cross_validated(out: Path, hub: Path, algorithm: str) -> pd.DataFrame:
         run = out / run_name(fold)
         part = read_part(hub, f"semiseg-fold{fold}", "validation")
         folder = run / "predictions" / "validation"
-        for fault in predict_part(open_runs([run]), part, folder):
+        for fault in predict_part(open_runs([run]), part, folder, runs=[run]):
             print(f"not segmented: {fault}")
         # Slices are scored sooner than processes start.
         frames.append(score_part(part, folder, algorithm=algorithm, workers=1))

@@ -103,10 +103,10 @@ def run_fold(protocol: Protocol, fold: Fold) -> pd.DataFrame | None:
     recipe = with_precision(_recipe(protocol, fold))
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
     main = accelerator.is_main_process
-    if not manifest.is_complete(folder):
-        if main:
-            print(f"{fold.recipe_name}, fold {fold.number}: training", flush=True)
-        supervised.run(recipe, folder, resume=True)
+    if main and not manifest.is_complete(folder):
+        print(f"{fold.recipe_name}, fold {fold.number}: training", flush=True)
+    # A complete run of the same recipe stays as it is; one of another is refused.
+    supervised.run(recipe, folder, resume=True)
     predictor = open_runs([folder], device=accelerator.device)
     frames = []
     for name in _tests(protocol, recipe):
@@ -119,6 +119,7 @@ def run_fold(protocol: Protocol, fold: Fold) -> pd.DataFrame | None:
             predictions,
             _scores(folder, name),
             accelerator,
+            runs=[folder],
             algorithm=algorithm,
             workers=protocol.workers,
         )

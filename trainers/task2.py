@@ -192,10 +192,10 @@ def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
     recipe = with_precision(_recipe(protocol, arm))
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
     main = accelerator.is_main_process
-    if not manifest.is_complete(folder):
-        if main:
-            print(f"{arm.subtask}, {arm.source}, {arm.method}: training", flush=True)
-        domain_generalization.run(recipe, folder, resume=True)
+    if main and not manifest.is_complete(folder):
+        print(f"{arm.subtask}, {arm.source}, {arm.method}: training", flush=True)
+    # A complete run of the same recipe stays as it is; one of another is refused.
+    domain_generalization.run(recipe, folder, resume=True)
     predictor = open_generalising_run(folder, device=accelerator.device)
     frames = []
     for configuration, name in _measured(protocol, arm):
@@ -209,6 +209,7 @@ def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
             predictions,
             _scores(folder, configuration, name),
             accelerator,
+            runs=[folder],
             algorithm=arm.algorithm,
             workers=protocol.workers,
         )

@@ -132,10 +132,10 @@ def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
     recipe = with_precision(_recipe(protocol, arm))
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
     main = accelerator.is_main_process
-    if not manifest.is_complete(folder):
-        if main:
-            print(f"{arm.source}, {method}, fold {arm.fold}: training", flush=True)
-        transfer.run(recipe, folder, resume=True)
+    if main and not manifest.is_complete(folder):
+        print(f"{arm.source}, {method}, fold {arm.fold}: training", flush=True)
+    # A complete run of the same recipe stays as it is; one of another is refused.
+    transfer.run(recipe, folder, resume=True)
     frames = []
     for name in _measured(protocol, arm, recipe):
         part = read_part(protocol.hub, recipe.data.name, name)
@@ -150,6 +150,7 @@ def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
             predictions,
             _scores(folder, recipe.data.name, name),
             accelerator,
+            runs=[folder],
             algorithm=method,
             workers=protocol.workers,
         )

@@ -82,6 +82,21 @@ def test_a_value_that_recipes_got_since_does_not_stop_a_run(finished, tmp_path):
         tiny_run.run(old, recipe=with_train(validate_every=1), resume=True)
 
 
+def test_a_run_goes_on_with_the_data_it_began_with_alone(tmp_path, monkeypatch):
+    def go_on(**provenance):
+        monkeypatch.setattr(tiny_run.Squares, "provenance", provenance)
+        tiny_run.run(tmp_path / "run", resume=True)
+        return (tmp_path / "run/manifest.json").read_bytes()
+
+    began = {"sha256": "one", "configuration": "x", "phantom": True, "cases": {"a": "1"}}
+    # The second time nothing is done, and nothing is said to have been.
+    assert go_on(**began) == go_on(**began)
+    with pytest.raises(
+        ConfigError, match=r"other data \(train: 1 cases of x, phantoms; now 0 of y"
+    ):
+        go_on(sha256="two", configuration="y", phantom=False)
+
+
 def test_run_folder(finished):
     _, result = finished
     names = {p.name for p in result.run_dir.iterdir()} - {".lock"}

@@ -1,16 +1,23 @@
-"""Scoring of a part: against the annotations that it names now."""
+"""Predicting and scoring of a part: by the weights, of the scans and against the annotations that
+there are now.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+import dataclasses
 
+import numpy as np
+import pytest
+
+from covidseg.core.errors import CovidsegError
 from covidseg.engine.cache import TrainingCase
 from covidseg.engine.task_data import Part, Row
 from covidseg.imaging.nifti import write_nifti
 from covidseg.imaging.volume import Volume
 from covidseg.registry.cases import HU
 from covidseg.splits.records import CaseRecord
-from covidseg.trainers.evaluation import score_part
+from covidseg.trainers import evaluation
+from covidseg.trainers.evaluation import predict_part, score_part, scored_part
 
 NAME = "study_0255"  # one that the published split names
 
@@ -34,3 +41,72 @@ def test_annotations_of_another_repository_take_the_place_of_those_linked_before
         found = score_part(part, predictions, algorithm="a", workers=1)
         dsc.append(found.set_index("case_id")["dsc"][NAME])
     assert dsc == [1.0, 1 / 3]
+
+
+class Fills:
+    """Predicts a value everywhere; counts its calls, and fails at scans of the size told."""
+
+    def __init__(self, value):
+        self.value, self.calls, self.fails = value, 0, None
+
+    def predict(self, volume, intensity):
+        self.calls += 1
+        if volume.shape == self.fails:
+            raise CovidsegError("cannot be segmented today")
+        return volume.with_data(np.full(volume.shape, self.value, np.uint8))
+
+
+NAMES = (NAME, "study_0256")
+
+
+@pytest.fixture
+def part(tmp_path):
+    rows = []
+    for name, size in zip(NAMES, ((6, 6, 4), (6, 6, 5)), strict=True):
+        label = np.zeros(size, np.uint8)
+        label[1:4] = 1
+        path = tmp_path / f"{name}.nii.gz"
+        write_nifti(path, Volume(label, np.eye(4)))
+        case = TrainingCase(name, path, path, HU, {1: 1}, "covid-ct-seg", content=name)
+        rows.append(Row(case, "", name, "x", CaseRecord("", name)))
+    return Part("task1-infection-fold0", "test_mosmed", rows, {1: "infection"}, phantom=True)
+
+
+def test_what_other_weights_or_scans_made_is_made_again(part, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "weights_digest", str)
+    folder, scores = tmp_path / "predictions", tmp_path / "scores.csv"
+    filled = Fills(1)
+
+    def dsc(of=part, runs=("a", "b")):
+        assert not predict_part(filled, of, folder, runs=runs)
+        found = scored_part(of, folder, scores, algorithm="a", workers=1)
+        return found.set_index("case_id")["dsc"][list(NAMES)].tolist()
+
+    half = pytest.approx(2 / 3)
+    assert dsc() == [half, half]
+    assert dsc() == [half, half]
+    assert filled.calls == 2
+    filled.value = 0
+    assert dsc(runs=("a",)) == [0, 0]
+    assert filled.calls == 4
+    # Another scan under the name of one.
+    filled.value = 1
+    case = dataclasses.replace(part.rows[0].case, content="another scan")
+    other = dataclasses.replace(
+        part, rows=[dataclasses.replace(part.rows[0], case=case), part.rows[1]]
+    )
+    assert dsc(other, ("a",)) == [half, 0]
+    assert filled.calls == 5
+
+
+def test_a_case_that_failed_once_is_scored_when_it_is_there(part, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "weights_digest", str)
+    folder, scores = tmp_path / "predictions", tmp_path / "scores.csv"
+    filled = Fills(1)
+    for fails, status in (((6, 6, 5), "missing_prediction"), (None, "ok")):
+        filled.fails = fails
+        faults = predict_part(filled, part, folder, runs=["a"])
+        assert len(faults) == (fails is not None)
+        found = scored_part(part, folder, scores, algorithm="a", fold=2, workers=1)
+        assert found.set_index("case_id")["status"][NAMES[1]] == status
+        assert set(found["fold"]) == {2}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 
 import pandas as pd
 import pytest
 
-from covidseg.imaging.nifti import read_header
+from covidseg.core.errors import ConfigError
+from covidseg.imaging.nifti import read_header, read_nifti, write_nifti
 from covidseg.scoring.scores import read_scores
 from covidseg.trainers.task1 import main
 
@@ -48,3 +50,17 @@ def test_a_fold_from_training_to_the_table(hub, options, tmp_path, capsys):
     assert predicted[0].exists()
     assert {path: os.stat(path).st_mtime_ns for path in predicted[1:]} == written
     pd.testing.assert_frame_equal(read_scores(tmp_path / "scores.csv"), scores)
+    # A finished fold is no answer to another question.
+    with pytest.raises(ConfigError, match=r"another configuration: .*dice_weight"):
+        main([*arguments, "--loss.dice_weight=3"])
+    # What other weights predicted is predicted again, and scored again.
+    first = hashlib.sha256(predicted[1].read_bytes()).hexdigest()
+    write_nifti(predicted[1], empty_like(predicted[1]), description="covidseg another")
+    main(arguments)
+    assert hashlib.sha256(predicted[1].read_bytes()).hexdigest() == first
+    pd.testing.assert_frame_equal(read_scores(tmp_path / "scores.csv"), scores)
+
+
+def empty_like(path):
+    volume = read_nifti(path)
+    return volume.with_data(volume.data * 0)
