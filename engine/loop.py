@@ -336,6 +336,14 @@ class _Run:
                     remedy="resume with the dataset repository that it began with, or start anew "
                     "in another folder",
                 )
+            teachers = [one.get("pseudo_labels", {}).get("key") for one in (before, now)]
+            if all(teachers) and teachers[0] != teachers[1]:
+                raise ConfigError(
+                    "began to learn from pseudo-labels of other teachers",
+                    path=self.run_dir,
+                    remedy="call it with the teachers (and folds) that it began with, or start "
+                    "anew in another folder",
+                )
 
     # -- the loop ----------------------------------------------------------------------------
 

@@ -158,7 +158,9 @@ class AdaptedPredictor:
 
 
 def _windows(predictor: Predictor, image: Tensor) -> list[Tensor]:
-    """The windows that the prediction will see, without those of air alone, on the device."""
+    """The windows that the prediction will see, on the device; of those of one value (air beyond
+    the field of view) one each.
+    """
     kept: list[Tensor] = []
 
     def keep(windows: Tensor) -> Tensor:

@@ -10,11 +10,20 @@ import numpy as np
 import torch.nn.functional as functional
 from torch import Tensor
 
+from covidseg.core.errors import ConfigError
 from covidseg.engine.stream import Batch
 from covidseg.generalization.draws import GIN, RANDCONV, each_sample, generator, on_device
 
 # Slope of torch's leaky ReLU, which the published networks use.
 _SLOPE = 0.01
+
+
+def _require_odd(sizes: Sequence[int], method: str) -> None:
+    if not sizes or any(size < 1 or size % 2 == 0 for size in sizes):
+        raise ConfigError(
+            f"generalization.{method}.kernel_sizes is {list(sizes)}",
+            expected="odd sizes, at least one, so that a kernel has a middle",
+        )
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,9 @@ class GinConfig:
     layers: int = 4
     channels: int = 2
     kernel_sizes: tuple[int, ...] = (1, 3)
+
+    def __post_init__(self) -> None:
+        _require_odd(self.kernel_sizes, "gin")
 
 
 @dataclass
@@ -189,6 +201,9 @@ class RandConvConfig:
     p_identity: float = 0.5
     mix: bool = True
     consistency_weight: float = 10.0
+
+    def __post_init__(self) -> None:
+        _require_odd(self.kernel_sizes, "randconv")
 
 
 @dataclass(frozen=True)

@@ -218,9 +218,13 @@ def _of_hub(recipe: PseudolabelRecipe, more: Sequence[Row]) -> tuple[list[PoolSc
     entries: list[Entry] = []
     if part and part in part_names(recipe.data.hub, name):
         scans += _of_part(recipe.data.hub, f"{_IN_HUB}{name}/{part}")
+        # A scan can be that of several parts; one entry says so.
+        refused = {
+            one["case"]: one for one in reversed(_refused_by_builder(Path(recipe.data.hub), name))
+        }
         entries = [
-            Entry(one["case"].split("/", 1)[1], f"{name}/{part}", "refused", _words(one))
-            for one in _refused_by_builder(Path(recipe.data.hub), name)
+            Entry(case.split("/", 1)[1], f"{name}/{part}", "refused", _words(one))
+            for case, one in sorted(refused.items())
         ]
     elif part and not more and not recipe.unlabelled.also:
         raise ConfigError(

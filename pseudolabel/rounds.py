@@ -136,7 +136,12 @@ def label_pool(
         free_claims(folder)
         draw_kept(folder, pool.scans, phantom=pool.phantom)
     accelerator.wait_for_everyone()
-    provenance = {"teachers": [str(run) for run in teachers], **pool.provenance, **found.provenance}
+    provenance = {
+        "teachers": [str(run) for run in teachers],
+        "key": opened.key,
+        **pool.provenance,
+        **found.provenance,
+    }
     return PseudoLabels(found.cases, provenance)
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from covidseg.core.errors import ConfigError
 from covidseg.engine import manifest
 from covidseg.engine.distributed import start_processes
 from covidseg.engine.recipes import load_recipe
@@ -144,8 +145,16 @@ def arms(
                 continue
             chosen = [ALL] if paints else [*SOURCES[subtask], ALL]
             for source in chosen:
-                if paints or sources is None or source in sources:
+                # Lesions are painted into all sources; asked for by name, whatever the sources.
+                named = paints and methods is not None
+                if named or sources is None or source in sources:
                     found += [Arm(subtask, source, method, seed) for seed in seeds]
+    if not found:
+        raise ConfigError(
+            "there is no training of the chosen subtasks, methods and sources",
+            expected="a source of the chosen subtasks; lesions and lesions-... for infection, "
+            "lesioned-lungs for lung",
+        )
     return tuple(found)
 
 

@@ -95,6 +95,8 @@ def test_a_run_goes_on_with_the_data_it_began_with_alone(tmp_path, monkeypatch):
         ConfigError, match=r"other data \(train: 1 cases of x, phantoms; now 0 of y"
     ):
         go_on(sha256="two", configuration="y", phantom=False)
+    # A manifest of before pseudo-labels were known by their teachers says nothing.
+    go_on(**began, pseudo_labels={"key": "a"})
 
 
 def test_run_folder(finished):

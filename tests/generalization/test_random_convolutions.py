@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from covidseg.core.errors import ConfigError
 from covidseg.generalization.random_convolutions import (
     Gin,
     GinConfig,
@@ -136,3 +137,10 @@ def test_randconv_alone_is_one_convolution():
 def test_an_empty_image_stays_finite():
     image = torch.zeros(1, 1, 8, 8)
     assert torch.isfinite(Gin().versions(image, [1])).all()
+
+
+@pytest.mark.parametrize("config", [GinConfig, RandConvConfig])
+@pytest.mark.parametrize("sizes", [(), (1, 2), (0,), (-1,)])
+def test_kernels_need_a_middle(config, sizes):
+    with pytest.raises(ConfigError, match="kernel_sizes is"):
+        config(kernel_sizes=sizes)

@@ -31,8 +31,15 @@ def test_every_source_alone_and_all_together():
     painted = Arm("infection", "all", "lesions", 0)
     assert painted.learnt == ["task2-structseg-lung", "task2-nsclc-lung"]
     assert len(painted.tested) == 3
-    assert arms(["lung"], ["lesions"], None, [0]) == ()
-    assert arms(["infection"], ["lesioned-lungs"], None, [0]) == ()
+    for wrong in (["lung"], ["lesions"], None), (["infection"], ["lesioned-lungs"], None), (
+        ["lung"], None, ["msd-tumour"]
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match="no training of the chosen"):
+            arms(*wrong, [0])
+    # Sources that are chosen are all that is learnt from, unless lesions are asked for by name.
+    chosen = arms(["lung", "infection"], None, ["structseg-lung"], [0])
+    assert {(a.subtask, a.source) for a in chosen} == {("lung", "structseg-lung")}
+    assert [a.source for a in arms(["infection"], ["lesions"], ["msd-tumour"], [0])] == ["all"]
 
 
 @pytest.mark.parametrize("subtask", ["lung", "infection"])
