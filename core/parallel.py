@@ -71,12 +71,15 @@ def map_cases(
 
 
 def _in_this_process(function, items):
-    for item in items:
-        try:
-            result = function(item)
-        except Exception as fault:
-            result = fault
-        yield item, result
+    with _interrupts_noted() as raise_if_interrupted:
+        for item in items:
+            try:
+                result = function(item)
+            except Exception as fault:
+                result = fault
+            raise_if_interrupted()
+            yield item, result
+            raise_if_interrupted()
 
 
 def _in_pool(function, items, workers):
@@ -122,6 +125,35 @@ def _in_pool(function, items, workers):
             yield item, fault if isinstance(fault, Exception) else future.result()
     if broken:
         yield from _in_pool(function, list(left), workers)
+
+
+@contextlib.contextmanager
+def _interrupts_noted() -> Iterator[Callable[[], None]]:
+    """Within the block Ctrl-C does what it did before, and the function raises it once more.
+
+    Raised within a destructor or a library's callback, it is printed or swallowed there, and a
+    loop would go on as though nobody had asked it to stop.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    # Ignored (a worker, nohup) or left to the system, it raises nothing that could be lost.
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield lambda: None
+        return
+    seen: list[int] = []
+
+    def note(number, frame):
+        seen.append(number)
+        before(number, frame)
+
+    def raise_if_interrupted():
+        if seen:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield raise_if_interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

@@ -49,3 +49,36 @@ def test_no_process_starts_for_what_is_kept():
 
 def test_no_items_no_processes():
     assert list(map_cases(double, [], progress=False)) == []
+
+
+class InterruptedAsItGoes:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)  # raised here, Python prints it and goes on
+
+
+def drop_one(number):
+    _ = InterruptedAsItGoes() if number == 2 else None
+    return number
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("last", [2, 9])
+def test_an_interrupt_that_was_swallowed_is_raised_at_the_next_case(last):
+    done = []
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        for item, _ in map_cases(drop_one, range(last + 1), workers=1, progress=False):
+            done.append(item)
+    assert done == [0, 1]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_swallowed_by_who_takes_the_results_is_raised_too():
+    done = []
+    with pytest.raises(KeyboardInterrupt):
+        for item, _ in map_cases(double, [0, 1, 2, 4, 6], workers=1, progress=False):
+            done.append(item)
+            if item == 1:
+                InterruptedAsItGoes()
+    assert done == [0, 1]
