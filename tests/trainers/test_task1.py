@@ -42,23 +42,19 @@ def test_a_fold_from_training_to_the_table(hub, options, tmp_path, capsys):
     reference = fold / "predictions" / "test-references" / predicted[0].name
     assert read_header(predicted[0]).shape == read_header(reference).shape
 
-    # One prediction is lost and its scores with it; all else is kept.
-    written = {path: os.stat(path).st_mtime_ns for path in predicted[1:]}
+    # One prediction is lost, one is of other weights: both are made again and scored, no other.
+    kept = {path: os.stat(path).st_mtime_ns for path in predicted[2:]}
+    first = hashlib.sha256(predicted[1].read_bytes()).hexdigest()
     predicted[0].unlink()
-    (fold / "scores-test.csv").unlink()
+    write_nifti(predicted[1], empty_like(predicted[1]), description="covidseg another")
     main(arguments)
     assert predicted[0].exists()
-    assert {path: os.stat(path).st_mtime_ns for path in predicted[1:]} == written
+    assert hashlib.sha256(predicted[1].read_bytes()).hexdigest() == first
+    assert {path: os.stat(path).st_mtime_ns for path in kept} == kept
     pd.testing.assert_frame_equal(read_scores(tmp_path / "scores.csv"), scores)
     # A finished fold is no answer to another question.
     with pytest.raises(ConfigError, match=r"another configuration: .*dice_weight"):
         main([*arguments, "--loss.dice_weight=3"])
-    # What other weights predicted is predicted again, and scored again.
-    first = hashlib.sha256(predicted[1].read_bytes()).hexdigest()
-    write_nifti(predicted[1], empty_like(predicted[1]), description="covidseg another")
-    main(arguments)
-    assert hashlib.sha256(predicted[1].read_bytes()).hexdigest() == first
-    pd.testing.assert_frame_equal(read_scores(tmp_path / "scores.csv"), scores)
 
 
 def empty_like(path):
