@@ -129,6 +129,47 @@ def _check_folder(run_dir: Path, resume: bool) -> None:
         )
 
 
+def refuse_other_run(
+    run_dir: Path, recipe: Recipe, provenance: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Raise ConfigError where a run that has a checkpoint is not what would go on in its folder.
+
+    ``provenance`` is what the manifest would say of the data, by stream; what it leaves out may be
+    anything.
+    """
+    checkpoint = last_checkpoint(run_dir)
+    if checkpoint is None:
+        return
+    refuse_other_config(
+        checkpoint,
+        as_mapping(recipe),
+        free=frozenset(free_keys(recipe)),
+        defaults=as_mapping(type(recipe)(name=recipe.name)),
+    )
+    began = (manifests.read(run_dir) or {}).get("data", {})
+    for name, now in provenance.items():
+        before = began.get(name, {})
+        if "sha256" in now and now["sha256"] != before.get("sha256", now["sha256"]):
+            raise ConfigError(
+                f"began to learn from other data ({name}: "
+                f"{len(before.get('cases', ()))} cases of {before.get('configuration')}"
+                f"{', phantoms' if before.get('phantom') else ''}; now "
+                f"{len(now.get('cases', ()))} of {now.get('configuration')}"
+                f"{', phantoms' if now.get('phantom') else ''})",
+                path=run_dir,
+                remedy="resume with the dataset repository that it began with, or start anew "
+                "in another folder",
+            )
+        teachers = [one.get("pseudo_labels", {}).get("key") for one in (before, now)]
+        if all(teachers) and teachers[0] != teachers[1]:
+            raise ConfigError(
+                "began to learn from pseudo-labels of other teachers",
+                path=run_dir,
+                remedy="call it with the teachers (and folds) that it began with, or start "
+                "anew in another folder",
+            )
+
+
 @contextlib.contextmanager
 def _alone_in(run_dir: Path) -> Iterator[None]:
     """Hold the run's folder; the operating system lets go of it when the process ends, however."""
@@ -288,13 +329,7 @@ class _Run:
         if checkpoint is None:
             self.method.on_train_start(self.accelerator)
             return
-        refuse_other_config(
-            checkpoint,
-            self.config,
-            free=frozenset(free_keys(self.recipe)),
-            defaults=as_mapping(type(self.recipe)(name=self.recipe.name)),
-        )
-        self._refuse_other_data()
+        refuse_other_run(self.run_dir, self.recipe, self._provenance())
         for name, network in self.saved.items():
             load_network(network, checkpoint / f"{name}.safetensors")
         state = read_training_state(checkpoint)
@@ -320,30 +355,6 @@ class _Run:
             name or "train": getattr(stream.dataset, "provenance", {})
             for name, stream in self.streams.items()
         }
-
-    def _refuse_other_data(self) -> None:
-        began = (manifests.read(self.run_dir) or {}).get("data", {})
-        for name, now in self._provenance().items():
-            before = began.get(name, {})
-            if "sha256" in now and now["sha256"] != before.get("sha256", now["sha256"]):
-                raise ConfigError(
-                    f"began to learn from other data ({name}: "
-                    f"{len(before.get('cases', ()))} cases of {before.get('configuration')}"
-                    f"{', phantoms' if before.get('phantom') else ''}; now "
-                    f"{len(now.get('cases', ()))} of {now.get('configuration')}"
-                    f"{', phantoms' if now.get('phantom') else ''})",
-                    path=self.run_dir,
-                    remedy="resume with the dataset repository that it began with, or start anew "
-                    "in another folder",
-                )
-            teachers = [one.get("pseudo_labels", {}).get("key") for one in (before, now)]
-            if all(teachers) and teachers[0] != teachers[1]:
-                raise ConfigError(
-                    "began to learn from pseudo-labels of other teachers",
-                    path=self.run_dir,
-                    remedy="call it with the teachers (and folds) that it began with, or start "
-                    "anew in another folder",
-                )
 
     # -- the loop ----------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from covidseg.core.errors import ConfigError
 from covidseg.core.parallel import default_workers
 from covidseg.engine.cache import CachedCase, TrainingCase, prepare_readable
-from covidseg.engine.loop import Result, train
+from covidseg.engine.loop import Result, refuse_other_run, train
 from covidseg.engine.runs import read_run
 from covidseg.engine.seeds import derived_seed
 from covidseg.engine.segmentation import (
@@ -79,8 +79,9 @@ def run_rounds(
     result = None
     for number in range(1, recipe.rounds.count + 1):
         folder = rounds / str(number)
-        pseudo = label_pool(recipe, teachers, pool, folder / "pool", accelerator)
-        last = number == recipe.rounds.count
+        final = out if number == recipe.rounds.count else None
+        student = student_of(recipe, folder, number, final)
+        pseudo = label_pool(recipe, teachers, pool, folder / "pool", accelerator, [student])
         result = train_student(
             recipe,
             labelled,
@@ -89,7 +90,7 @@ def run_rounds(
             accelerator,
             number,
             start=teachers[0] if recipe.rounds.from_teacher else None,
-            final=out if last else None,
+            final=final,
         )
         teachers = (result.run_dir,)
     assert result is not None
@@ -114,20 +115,26 @@ def label_pool(
     pool: Pool,
     folder: Path,
     accelerator: Accelerator,
+    students: Sequence[tuple[PseudolabelRecipe, Path]] = (),
 ) -> PseudoLabels:
     """Pseudo-labels of the pool in ``folder``, shared out over the processes.
+
+    ``students`` are those that learn from them, as `student_of` gives them.
 
     Raises
     ------
     ConfigError
-        A teacher is of another label set or spacing than the recipe; no pseudo-label is kept.
+        A teacher is of another label set or spacing than the recipe; a student has begun to learn
+        from other pseudo-labels, which stay as they are; no pseudo-label is kept.
     """
     refuse_other_teachers(recipe, teachers)
+    opened = open_teachers(teachers, device=accelerator.device)
+    for own, run in students:
+        refuse_other_run(run, own, {"pseudo": {"pseudo_labels": {"key": opened.key}}})
     main = accelerator.is_main_process
     if main:
         free_claims(folder)
     accelerator.wait_for_everyone()
-    opened = open_teachers(teachers, device=accelerator.device)
     config = recipe.rounds.filter
     predict_pool(opened, pool.scans, folder, config, rank=accelerator.process_index)
     accelerator.wait_for_everyone()
@@ -143,6 +150,16 @@ def label_pool(
         **found.provenance,
     }
     return PseudoLabels(found.cases, provenance)
+
+
+def student_of(
+    recipe: PseudolabelRecipe, folder: Path, number: int = 1, final: Path | None = None
+) -> tuple[PseudolabelRecipe, Path]:
+    """A round's training on pseudo-labels, before it is fine-tuned, and the folder of its run."""
+    tuned = recipe.rounds.fine_tune_epochs
+    own = _phase(recipe, "noisy-student", epochs=recipe.train.epochs - tuned)
+    run = final if final is not None and not tuned else folder / "student"
+    return dataclasses.replace(own, seed=derived_seed(recipe.seed, 200 + number)), run
 
 
 def train_student(
@@ -163,9 +180,7 @@ def train_student(
     ``final`` instead of ``folder``, if that is given.
     """
     tuned = recipe.rounds.fine_tune_epochs
-    run = final if final is not None and not tuned else folder / "student"
-    own = _phase(recipe, "noisy-student", epochs=recipe.train.epochs - tuned)
-    own = dataclasses.replace(own, seed=derived_seed(recipe.seed, 200 + number))
+    own, run = student_of(recipe, folder, number, final)
     cases = cached(own, labelled.cases, accelerator)
     pseudo_cases = cached(own, pseudo.cases, accelerator)
     provenance = {**labelled.provenance, "pseudo_labels": pseudo.provenance}

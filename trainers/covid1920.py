@@ -26,7 +26,7 @@ from covidseg.engine.task_data import Part, part_names, read_part
 from covidseg.pseudolabel.pool import TABLE as POOL_TABLE
 from covidseg.pseudolabel.pool import gather
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
-from covidseg.pseudolabel.rounds import label_pool, train_student, train_teacher
+from covidseg.pseudolabel.rounds import label_pool, student_of, train_student, train_teacher
 from covidseg.trainers.evaluation import predict_part, scored_part
 from covidseg.trainers.options import recipe_parser, run_main
 from covidseg.trainers.submission import write_submission
@@ -104,7 +104,10 @@ def run(recipe: PseudolabelRecipe, folds: Sequence[int], out: Path) -> None:
     for number in range(1, recipe.rounds.count + 1):
         folder = out / f"round{number}"
         protocol.say(f"round {number}: labelling the pool")
-        pseudo = label_pool(recipe, list(runs.values()), pool, folder / "pool", accelerator)
+        begun = [
+            student_of(protocol.of_fold(fold), folder / f"fold{fold}", number) for fold in folds
+        ]
+        pseudo = label_pool(recipe, list(runs.values()), pool, folder / "pool", accelerator, begun)
         students = {}
         for fold in folds:
             protocol.say(f"round {number}, student of fold {fold}: training")

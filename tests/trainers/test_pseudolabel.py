@@ -127,6 +127,13 @@ def test_given_teachers_and_one_that_dies_in_the_middle_of_the_pool(
     for place in ("rounds/1/pool/labels", "checkpoints/last"):
         for path in (tmp_path / "run" / place).glob("*.[ns]*"):
             assert path.read_bytes() == (student / place / path.name).read_bytes()
+    # What the student has begun to learn from is not made anew before that is refused.
+    kept = {path: path.stat().st_mtime_ns for path in cases.iterdir()}
+    with pytest.raises(ConfigError, match=r"another configuration: .*filter\.foreground"):
+        main([*arguments, "--resume", "--rounds.filter.foreground=0.7"])
+    with pytest.raises(ConfigError, match="pseudo-labels of other teachers"):
+        main([*words, "--teacher", str(student), "--out", str(tmp_path / "run"), "--resume"])
+    assert {path: path.stat().st_mtime_ns for path in cases.iterdir()} == kept
 
 
 def test_another_method_trains_on_the_same_pool(words, tmp_path):
