@@ -78,6 +78,12 @@ class Part:
         }
 
 
+def configuration_names(hub: str | Path) -> tuple[str, ...]:
+    """All configurations of a repository; `LayoutError` where ``hub`` is none."""
+    _require_repository(hub)
+    return _config_names(str(hub), _version(hub))
+
+
 def part_names(hub: str | Path, configuration: str) -> list[str]:
     """The parts that a configuration has."""
     _require(hub, configuration)
@@ -162,15 +168,17 @@ def _row(row: dict[str, Any]) -> Row:
     return Row(case, row["dataset"], row["patient_id"], content, record)
 
 
-def _require(hub: str | Path, configuration: str) -> None:
-    hub = Path(hub)
-    if not (hub / "README.md").is_file():
+def _require_repository(hub: str | Path) -> None:
+    if not (Path(hub) / "README.md").is_file():
         raise LayoutError(
             "is no dataset repository",
             path=hub,
-            remedy="build one: covidseg build RAW_FOLDER --out " + str(hub),
+            remedy=f"build one: covidseg build RAW_FOLDER --out {hub}",
         )
-    names = _config_names(str(hub), _version(hub))
+
+
+def _require(hub: str | Path, configuration: str) -> None:
+    names = configuration_names(hub)
     if configuration not in names:
         import difflib
 

@@ -13,6 +13,7 @@ rows beneath and paired comparisons. What is done is kept.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from covidseg.engine import manifest
 from covidseg.engine.distributed import start_processes
 from covidseg.engine.recipes import load_recipe
 from covidseg.engine.segmentation import with_precision
-from covidseg.engine.task_data import part_names, read_part
+from covidseg.engine.task_data import configuration_names, part_names, read_part
 from covidseg.generalization.sources import source_parts
 from covidseg.trainers import transfer
 from covidseg.trainers.evaluation import measure
@@ -63,11 +64,7 @@ class Arm:
 
     def words(self) -> list[str]:
         """The recipe's values that make it what it is, as on a command line."""
-        return [
-            f"--data.configuration=task3-{self.source}",
-            f"--data.fold={self.fold}",
-            f"--transfer.method={self.method}",
-        ]
+        return [f"--data.fold={self.fold}", f"--transfer.method={self.method}"]
 
 
 def arms(protocol: Protocol) -> list[Arm]:
@@ -95,31 +92,40 @@ def run_folder(protocol: Protocol, arm: Arm) -> Path:
 def job(protocol: Protocol, arm: Arm) -> Job:
     """An arm, from training to scores, as a process of its own."""
     run, recipe = run_folder(protocol, arm), _recipe(protocol, arm)
+    configuration, names = _tested(protocol, arm, recipe)
     chosen = {"subtasks": arm.subtask, "sources": arm.source, "methods": arm.method}
     return Job(
         "-".join(run.relative_to(protocol.out).parts),
         protocol.process("task3", {**chosen, "folds": arm.fold}),
         transfer.stages(recipe, run),
-        [_scores(run, recipe.data.name, name) for name in _measured(protocol, arm, recipe)],
+        [_scores(run, configuration, name) for name in names],
     )
 
 
 def _recipe(protocol: Protocol, arm: Arm) -> TransferRecipe:
+    """What an arm learns from and how; it is measured on `_tested`."""
     # The published joint training draws cases, whatever their source.
     by_source = str(arm.method not in ("alone", "joint")).lower()
+    source = arm.source
+    if arm.method == "alone":
+        # One training for all sources: by the first that there is, whichever are asked for.
+        held = configuration_names(protocol.hub)
+        source = next(one for one in SOURCES[arm.subtask] if f"task3-{one}-fold{arm.fold}" in held)
     words = [
         f"--patch.by_source={by_source}",
         *protocol.overrides,
+        f"--data.configuration=task3-{source}",
         *arm.words(),
         f"--data.hub={protocol.hub}",
     ]
     return load_recipe(f"task3-{arm.subtask}", protocol.profile, words, TransferRecipe)
 
 
-def _measured(protocol: Protocol, arm: Arm, recipe: TransferRecipe) -> list[str]:
-    """The parts that an arm predicts: without the source, not the source's own."""
-    left_out = {recipe.data.part} | ({"validation"} if arm.method == "alone" else set())
-    return [name for name in part_names(protocol.hub, recipe.data.name) if name not in left_out]
+def _tested(protocol: Protocol, arm: Arm, recipe: TransferRecipe) -> tuple[str, list[str]]:
+    """The configuration that measures an arm, and its parts: without the source, not its own."""
+    data = dataclasses.replace(recipe.data, configuration=f"task3-{arm.source}")
+    left_out = {data.part} | ({"validation"} if arm.method == "alone" else set())
+    return data.name, [n for n in part_names(protocol.hub, data.name) if n not in left_out]
 
 
 def _scores(run: Path, configuration: str, part: str) -> Path:
@@ -137,8 +143,9 @@ def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
     # A complete run of the same recipe stays as it is; one of another is refused.
     transfer.run(recipe, folder, resume=True)
     frames = []
-    for name in _measured(protocol, arm, recipe):
-        part = read_part(protocol.hub, recipe.data.name, name)
+    configuration, names = _tested(protocol, arm, recipe)
+    for name in names:
+        part = read_part(protocol.hub, configuration, name)
         # The source's own cases are labelled as the source labels.
         inside = name == "validation"
         dataset = part.rows[0].dataset if inside else transfer.COVID
@@ -148,7 +155,7 @@ def run_arm(protocol: Protocol, arm: Arm) -> pd.DataFrame | None:
             predictor,
             part,
             predictions,
-            _scores(folder, recipe.data.name, name),
+            _scores(folder, configuration, name),
             accelerator,
             runs=[folder],
             algorithm=method,

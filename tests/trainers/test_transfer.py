@@ -91,7 +91,7 @@ def lesion_hub(tmp_path_factory):
     from covidseg.registry.phantom.generate import write_phantoms
 
     place = tmp_path_factory.mktemp("lesions")
-    datasets = ["msd", "covid-ct-seg", "mosmed"]
+    datasets = ["msd", "structseg", "covid-ct-seg", "mosmed"]
     write_phantoms(place / "raw", "tiny", datasets=datasets, progress=False, workers=1)
     build_hub(place / "raw", place / "hub", workers=1, progress=False)
     return place / "hub"
@@ -185,6 +185,29 @@ def test_the_driver_from_a_fold_to_the_table(sources_hub, tmp_path, capsys):
     counts = scores.groupby(["algorithm", "part"])["case_id"].nunique().to_dict()
     assert counts == {("alone", "test"): 16, ("heads", "test"): 16, ("heads", "validation"): 10}
     assert (tmp_path / "out" / "lung" / "alone" / "fold1").is_dir()
+
+
+@pytest.mark.slow
+def test_the_scans_alone_are_one_training_whatever_sources_are_asked_for(lesion_hub, tmp_path):
+    from covidseg.scoring.scores import read_scores
+    from covidseg.trainers.task3 import main as task3
+
+    def call(*sources):
+        task3([
+            "--subtasks", "lung", "--sources", *sources, "--methods", "alone", "--folds", "0",
+            "--hub", str(lesion_hub), "--out", str(tmp_path / "out"), "--profile", "demo",
+            f"--data.cache={tmp_path / 'cache'}",
+            *[word for word in SMALL if word != "--profile=demo"],
+        ])  # fmt: skip
+        return read_scores(tmp_path / "out" / "scores.csv")
+
+    weights = tmp_path / "out/lung/alone/fold0/checkpoints/last/model.safetensors"
+    one = call("msd-lung")
+    written = weights.stat().st_mtime_ns
+    both = call("structseg-lung", "msd-lung")
+    assert weights.stat().st_mtime_ns == written
+    assert len(both) == 2 * len(one)
+    assert set(both["task"]) > set(one["task"])
 
 
 def test_what_the_driver_paints(tmp_path, sources_hub, capsys):
