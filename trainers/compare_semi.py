@@ -7,8 +7,9 @@ which the seed draws alike for all methods; the other training scans are in the 
 labels. The last checkpoint predicts the seen and the unseen test part. Prints DSC, NSD at 1 mm and
 NAVE with patient-clustered intervals, each case's scores averaged over the seeds, and every
 method's difference from supervised learning with a paired test. The noisy student's teacher is the
-supervised run of its seed. Trainings go side by side, one on each GPU or core; what is done is
-kept, so that an interrupted call goes on where it was.
+supervised run of its seed; so that its gain is not mistaken for that of further steps,
+`supervised-longer` has as many as teacher and student together. Trainings go side by side, one on
+each GPU or core; what is done is kept, so that an interrupted call goes on where it was.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 METHODS: tuple[str, ...] = get_args(MethodName)
 BASELINE, STUDENT = "supervised", "noisy-student"
+LONGER = "supervised-longer"
 PARTS = ("test_seen", "test_unseen")
 
 
@@ -54,17 +56,19 @@ class Comparison:
         """The folder of one training."""
         return self.out / f"seed{seed}" / method
 
-    def words(self, method: str, seed: int) -> list[str]:
-        """What chooses one training on the command line."""
-        chosen = ["--recipe", self.recipe, *self.overrides]
-        if self.profile:
-            chosen += ["--profile", self.profile]
-        return [*chosen, "--method.name", method, "--seed", str(seed)]
+    def values(self, method: str, seed: int) -> list[str]:
+        """The recipe's values for one training, as on a command line."""
+        name, longer = (BASELINE, True) if method == LONGER else (method, False)
+        words = [*self.overrides, "--method.name", name, "--seed", str(seed)]
+        if longer:
+            epochs = self.load(BASELINE, seed).train.epochs + self.load(STUDENT, seed).train.epochs
+            words += ["--train.epochs", str(epochs)]
+        return words
 
     def load(self, method: str, seed: int) -> PseudolabelRecipe:
         """The recipe of one training."""
-        words = [*self.overrides, "--method.name", method, "--seed", str(seed)]
-        return load_recipe(self.recipe, self.profile, words, PseudolabelRecipe)
+        values = self.values(method, seed)
+        return load_recipe(self.recipe, self.profile, values, PseudolabelRecipe)
 
     def job(self, method: str, seed: int) -> Job:
         """The process that trains a method and predicts with it."""
@@ -72,8 +76,11 @@ class Comparison:
         runs = [(run, recipe.train.steps)]
         if method == STUDENT:
             runs = phases(recipe, run)
-        entry = ["-m", "covidseg.trainers.compare_semi", "--one", "--out", str(self.out)]
-        return Job(f"seed{seed}-{method}", [*entry, *self.words(method, seed)], runs)
+        words = ["--one", method, "--out", str(self.out), "--recipe", self.recipe]
+        if self.profile:
+            words += ["--profile", self.profile]
+        entry = ["-m", "covidseg.trainers.compare_semi", *words, "--seeds", str(seed)]
+        return Job(f"seed{seed}-{method}", [*entry, *self.overrides], runs)
 
 
 def train_and_predict(comparison: Comparison, method: str, seed: int) -> None:
@@ -162,17 +169,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = recipe_parser(__doc__)
     parser.add_argument("--recipe", default="covid1920-semi", help="a YAML file, or one's name")
     parser.add_argument("--profile", help="demo (for phantoms) or full")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    choices = [BASELINE, LONGER, *(method for method in METHODS if method != BASELINE)]
+    parser.add_argument("--methods", nargs="+", default=choices, choices=choices)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--hub", type=Path, help="dataset repository")
     parser.add_argument("--out", type=Path, default=Path("runs/compare-semi"))
-    # One of the processes that the comparison starts; it is told the method and seed as a recipe's
-    # values.
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    # One of the processes that the comparison starts, and the method that it trains.
+    parser.add_argument("--one", choices=choices, help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args(arguments)
     if options.hub is not None:
         overrides += ["--data.hub", str(options.hub)]
-    methods = [method for method in METHODS if method in {BASELINE, *options.methods}]
+    methods = [method for method in choices if method in {BASELINE, *options.methods}]
     comparison = Comparison(
         options.recipe,
         options.profile,
@@ -181,11 +188,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tuple(options.seeds),
         options.out,
     )
-    if not options.one:
+    if options.one is None:
         compare(comparison)
         return
-    recipe = load_recipe(options.recipe, options.profile, overrides, PseudolabelRecipe)
-    train_and_predict(comparison, recipe.method.name, recipe.seed)
+    for seed in options.seeds:
+        train_and_predict(comparison, options.one, seed)
 
 
 if __name__ == "__main__":

@@ -100,21 +100,24 @@ def test_all_methods_are_compared_with_the_supervised_one(
         for job in jobs:
             assert job.arguments[:2] == ["-m", "covidseg.trainers.compare_semi"]
             compare_semi.main(job.arguments[2:])
-            assert job.done() == job.steps == 4
+            # As many steps as the noisy student and its teacher together.
+            assert job.done() == job.steps == (8 if "supervised-longer" in job.name else 4)
 
     monkeypatch.setattr(compare_semi, "run_side_by_side", run_here)
     arguments = [
         *words(small_hub, options, tmp_path), "--unlabelled.labelled_cases=3",
         "--train.log_every=1",
         "--seeds", "0", "1", "--methods", "mean-teacher", "noisy-student",
+        "supervised-longer",
     ]  # fmt: skip
     compare_semi.main(arguments)
     printed = capsys.readouterr().out
     assert "Holm over" in printed
     assert "test_unseen, noisy-student: " in printed
     scores = read_scores(tmp_path / "scores.csv")
-    assert len(scores) == 2 * 3 * 6
-    assert set(scores["algorithm"]) == {"supervised", "mean-teacher", "noisy-student"}
+    methods = {"supervised", "supervised-longer", "mean-teacher", "noisy-student"}
+    assert len(scores) == 2 * len(methods) * 6
+    assert set(scores["algorithm"]) == methods
     cases = [
         {
             method: sorted(
@@ -122,7 +125,7 @@ def test_all_methods_are_compared_with_the_supervised_one(
                     "data"
                 ]["labelled"]["cases"]
             )
-            for method in ("supervised", "mean-teacher", "noisy-student")
+            for method in methods
         }
         for seed in (0, 1)
     ]
