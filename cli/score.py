@@ -13,9 +13,9 @@ from covidseg.core.errors import ConfigError
 _HELP = """Score a folder of predictions: DSC, NSD (DeepMind's surface Dice) and NAVE of all labels.
 
 Cases are matched by name, without .nii.gz, .nii or .png and without _seg, _mask, _ct, _pred,
-_label or _gt behind it. Prediction and reference must lie on one grid; nothing is resampled.
-A case that cannot be scored stays in the table with a status and a message, and the exit status
-is 1.
+_label or _gt behind it; a scan of the Kaggle mirror's goes by its mask's name. Prediction and
+reference must lie on one grid; nothing is resampled. A case that cannot be scored stays in the
+table with a status and a message, and the exit status is 1.
 
 The task says what the values mean and at which tolerance NSD is taken: 1 mm for lungs, 3 mm for
 infections, 1 mm in COVID-19-20. With a configuration (task1-union-fold0) the published cases of

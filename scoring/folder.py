@@ -36,6 +36,7 @@ from covidseg.scoring.case import (
 from covidseg.scoring.metrics import check_shapes, check_spacing
 from covidseg.scoring.policy import DEFAULT_POLICY, empty_mask_policy
 from covidseg.scoring.scores import failed_rows, frame_of, rows_of, strip_endings
+from covidseg.splits.identity import published_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -334,8 +335,11 @@ def unexpected_cases(predictions: str | PathLike[str], expected: Iterable[str]) 
 
 
 def case_id_of(path: str | PathLike[str]) -> str:
-    """Case ID of a label map's file: ``volume-covid19-A-0003_seg.nii.gz`` gives ``...-0003``."""
-    return _ROLE.sub("", strip_endings(Path(path).name))
+    """Case ID of a label map's file: ``volume-covid19-A-0003_seg.nii.gz`` gives ``...-0003``.
+
+    Names of the Kaggle mirror's scans give the published IDs, which its masks have.
+    """
+    return published_name(_ROLE.sub("", strip_endings(Path(path).name)))
 
 
 def score_pair(pair: Pair, settings: Settings) -> list[dict[str, Any]]:

@@ -21,6 +21,22 @@ class Identity(NamedTuple):
     certainty: Certainty = "known"
 
 
+_KAGGLE = re.compile(
+    r"(?P<source>coronacases|radiopaedia)_org_(?:covid-19-pneumonia-)?(?P<number>\d+(?:_\d+)*)"
+    r"(?:-dcm)?"
+)
+
+
+def published_name(case_id: str) -> str:
+    """The published ID of a COVID-19-CT-Seg scan that the Kaggle mirror calls something else.
+
+    ``coronacases_org_001`` gives ``coronacases_001``, as the mirror's own masks are called; any
+    other name comes back as it is.
+    """
+    match = _KAGGLE.fullmatch(case_id)
+    return f"{match['source']}_{match['number']}" if match else case_id
+
+
 def patient_of(case: CaseKey) -> str:
     """Patient ID of a scan as far as its name and what is published say, within its dataset.
 

@@ -51,6 +51,8 @@ def folders(tmp_path):
         ("study_0255_mask.nii.gz", "study_0255"),
         ("tr_im_12.PNG", "tr_im_12"),
         ("radiopaedia_10_85902_1.nii.gz", "radiopaedia_10_85902_1"),
+        ("coronacases_org_001.nii.gz", "coronacases_001"),
+        ("radiopaedia_org_covid-19-pneumonia-14_85914_0-dcm.nii", "radiopaedia_14_85914_0"),
     ],
 )
 def test_case_ids(name, case):
