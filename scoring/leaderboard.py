@@ -71,7 +71,7 @@ def read_runs(files: Sequence[Path]) -> pd.DataFrame:
     says where a row is from.
     """
     frames = {
-        path: read_scores(path).assign(origin=str(path.parent), whole=path.name == WHOLE)
+        path: read_scores(path).assign(origin=str(path.parent), driver=str(_driver(path, files)))
         for path in files
     }
     for path, frame in frames.items():
@@ -81,9 +81,8 @@ def read_runs(files: Sequence[Path]) -> pd.DataFrame:
                 frames[path] = frame[~pd.MultiIndex.from_frame(frame[_SERIES]).isin(known)]
     scores = pd.concat(list(frames.values()), ignore_index=True)
     same = [name for name in IDENTITY if name != "fold"]
-    drivers = scores["origin"].where(scores["whole"])
-    of_two = drivers.groupby([scores[name] for name in same], dropna=False).transform("nunique") > 1
-    repeated = scores.duplicated([*IDENTITY], keep=False) | (of_two & scores["whole"])
+    drivers = scores.groupby([scores[name] for name in same], dropna=False)["driver"]
+    repeated = scores.duplicated([*IDENTITY], keep=False) | (drivers.transform("nunique") > 1)
     names = set(scores.loc[repeated, ["task", "algorithm"]].itertuples(index=False, name=None))
     clashes = [
         (task, algorithm) in names
@@ -91,7 +90,16 @@ def read_runs(files: Sequence[Path]) -> pd.DataFrame:
     ]
     named = scores["algorithm"] + " (" + scores["origin"] + ")"
     scores["algorithm"] = scores["algorithm"].where(~pd.Series(clashes), named)
-    return scores.drop(columns="whole")
+    return scores.drop(columns="driver")
+
+
+def _driver(path: Path, files: Sequence[Path]) -> Path | None:
+    """The nearest folder with a driver's ``scores.csv``; None for pieces of drivers that have none
+    yet: they count as one, as the folds of an interrupted call are.
+    """
+    if path.name == WHOLE:
+        return path.parent
+    return next((folder for folder in path.parents if folder / WHOLE in files), None)
 
 
 def leaderboard_tables(scores: pd.DataFrame) -> list[Table]:

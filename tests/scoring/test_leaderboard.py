@@ -141,6 +141,20 @@ def test_two_drivers_methods_of_one_name_stay_two(tmp_path):
     ]
 
 
+def test_a_drivers_scores_and_the_pieces_of_another_stay_two(tmp_path):
+    write_scores(rows("gin", [0.8] * 3, fold=0), make(tmp_path / "one") / "scores.csv")
+    # Called for another task since: of this one there are the pieces, which do not say the fold.
+    other = rows("gin", [0.1] * 3).assign(task="task2-nsclc-lung")
+    write_scores(other, make(tmp_path / "two") / "scores.csv")
+    write_scores(rows("gin", [0.6] * 3), make(tmp_path / "two/gin/seed0") / "scores-x.csv")
+    tables = leaderboard_tables(read_runs(find_scores([tmp_path])))
+    ranked = [row.cells[1:4] for row in tables[0].rows if row.cells[0]]
+    assert ranked == [
+        (f"gin ({tmp_path}/one)", "1", "80.0±0.0"),
+        (f"gin ({tmp_path}/two/gin/seed0)", "", "60.0±0.0"),
+    ]
+
+
 def test_folds_in_folders_of_their_own_are_one_method(tmp_path):
     for fold in range(2):
         folder = make(tmp_path / f"fold{fold}")
