@@ -67,11 +67,11 @@ def read_runs(files: Sequence[Path]) -> pd.DataFrame:
     """The scores of several files as one frame.
 
     Where two files score the same case by methods of one name, the names get the files' folders; so
-    they do where the files are two drivers' and number their folds otherwise. A column ``origin``
-    says where a row is from.
+    they do where the files are two drivers', or where one numbers folds and the other does not. A
+    column ``origin`` says where a row is from.
     """
     frames = {
-        path: read_scores(path).assign(origin=str(path.parent), driver=str(_driver(path, files)))
+        path: read_scores(path).assign(origin=str(path.parent), driver=_driver(path, files))
         for path in files
     }
     for path, frame in frames.items():
@@ -80,9 +80,11 @@ def read_runs(files: Sequence[Path]) -> pd.DataFrame:
                 known = pd.MultiIndex.from_frame(whole[_SERIES])
                 frames[path] = frame[~pd.MultiIndex.from_frame(frame[_SERIES]).isin(known)]
     scores = pd.concat(list(frames.values()), ignore_index=True)
-    same = [name for name in IDENTITY if name != "fold"]
-    drivers = scores.groupby([scores[name] for name in same], dropna=False)["driver"]
-    repeated = scores.duplicated([*IDENTITY], keep=False) | (drivers.transform("nunique") > 1)
+    same = [scores[name] for name in IDENTITY if name != "fold"]
+    of_two = scores["driver"].groupby(same, dropna=False).transform("nunique") > 1
+    # A run on its own may be another fold of a driver's method; one that names no fold is not.
+    of_two |= scores["fold"].isna().groupby(same, dropna=False).transform("nunique") > 1
+    repeated = scores.duplicated([*IDENTITY], keep=False) | of_two
     names = set(scores.loc[repeated, ["task", "algorithm"]].itertuples(index=False, name=None))
     clashes = [
         (task, algorithm) in names
@@ -93,13 +95,10 @@ def read_runs(files: Sequence[Path]) -> pd.DataFrame:
     return scores.drop(columns="driver")
 
 
-def _driver(path: Path, files: Sequence[Path]) -> Path | None:
-    """The nearest folder with a driver's ``scores.csv``; None for pieces of drivers that have none
-    yet: they count as one, as the folds of an interrupted call are.
-    """
-    if path.name == WHOLE:
-        return path.parent
-    return next((folder for folder in path.parents if folder / WHOLE in files), None)
+def _driver(path: Path, files: Sequence[Path]) -> str | None:
+    """The nearest folder that holds a driver's ``scores.csv``; None for a run on its own."""
+    above = [path.parent] if path.name == WHOLE else list(path.parents)
+    return next((str(folder) for folder in above if folder / WHOLE in files), None)
 
 
 def leaderboard_tables(scores: pd.DataFrame) -> list[Table]:

@@ -155,6 +155,16 @@ def test_a_drivers_scores_and_the_pieces_of_another_stay_two(tmp_path):
     ]
 
 
+def test_a_run_on_its_own_is_a_fold_of_a_driver_where_it_says_so(tmp_path):
+    write_scores(rows("unet", [0.5] * 3, fold=0), make(tmp_path / "one") / "scores.csv")
+    write_scores(rows("unet", [0.6] * 3, fold=1), make(tmp_path / "two") / "scores-x.csv")
+    write_scores(rows("gin", [0.5] * 3, fold=0), make(tmp_path / "three") / "scores.csv")
+    write_scores(rows("gin", [0.6] * 3), make(tmp_path / "four") / "scores-x.csv")
+    [table] = leaderboard_tables(read_runs(find_scores([tmp_path])))
+    ranked = {row.cells[1]: row.cells[2] for row in table.rows if row.cells[0]}
+    assert ranked == {"unet": "2", f"gin ({tmp_path}/three)": "1", f"gin ({tmp_path}/four)": ""}
+
+
 def test_folds_in_folders_of_their_own_are_one_method(tmp_path):
     for fold in range(2):
         folder = make(tmp_path / f"fold{fold}")
