@@ -60,8 +60,9 @@ def check(
 
     names = [name for given in datasets or [] for name in given.split(",") if name]
     found = check_root(root, datasets=names or None, workers=workers, progress=progress)
+    # First what took an hour to find, then what may not be writable.
+    console().print(check_summary(found), soft_wrap=False)
     if report is not None:
         write_report(found, report)
-    console().print(check_summary(found), soft_wrap=False)
     if not found.ok:
         raise typer.Exit(1)

@@ -73,3 +73,9 @@ def main(arguments: list[str] | None = None) -> None:
         # The reader of our output (head, less) has gone; that is no fault.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as fault:
+        if fault.filename is None:
+            raise
+        # A file or folder that the operating system refuses is the user's to put right.
+        print(f"covidseg: {fault.filename}: {fault.strerror}.", file=sys.stderr)
+        sys.exit(2)

@@ -129,6 +129,7 @@ def score(
             )
     # What lies below a phantoms' marker is phantoms, whether it is said or not.
     phantom = phantom or phantom_marker(references) is not None
+    journal = out.with_name(out.name + ".partial")
     scores = score_folder(
         predictions,
         references,
@@ -144,9 +145,10 @@ def score(
         dataset=dataset,
         phantom=phantom,
         workers=workers,
-        journal=out.with_name(out.name + ".partial"),
+        journal=journal,
     )
     write_scores(scores, out)
+    journal.unlink(missing_ok=True)
     if benchmark_csv is not None:
         write_benchmark_csv(scores, benchmark_csv)
     typer.echo(summary_text(scores))
@@ -174,7 +176,7 @@ def _labels(text: str | None, option: str) -> dict[int, str] | None:
     if text is None:
         return None
     pairs = [pair.partition("=") for pair in text.split(",")]
-    if not all(value.strip().isdigit() and name.strip() for value, _, name in pairs):
+    if not all(value.strip().isdecimal() and name.strip() for value, _, name in pairs):
         raise ConfigError(f"{option} {text!r} cannot be read", expected="1=left_lung,2=right_lung")
     labels = {int(value): name.strip() for value, _, name in pairs}
     if len(labels) < len(pairs):

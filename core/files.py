@@ -14,7 +14,8 @@ from pathlib import Path
 from covidseg.core.errors import StorageError
 
 _DISK_FAULTS = {
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR,
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR,
+    errno.ENOTDIR,
 }  # fmt: skip
 
 

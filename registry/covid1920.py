@@ -41,6 +41,10 @@ SOURCES_FILE = "test_sources.csv"
 _SCAN = r"volume-covid19-(?P<scan>A-\d{4}(?:_\d+)?)"
 _TEST_SCAN = r"volume-covid19-(?P<scan>[A-Z]{1,3}-\d{3,4}(?:_\d+)?)"
 _ID = r"volume-covid19-\g<scan>"
+_SOURCE_ID = re.compile(
+    rf"(?:volume-covid19-)?(?P<scan>[A-Z]{{1,3}}-\d{{3,4}}(?:_\d+)?)(?:_ct)?(?:{NII})?",
+    re.IGNORECASE,
+)
 _POOL = r"(?:CT[-_ ]Images[-_ ]in[-_ ]COVID[-_ ]?19|unlabell?ed)(?:/[^/]+)*"
 _TEST = r"[^/]*test[^/]*"
 _POOL_PATIENT = re.compile(
@@ -103,9 +107,10 @@ class Covid1920(Dataset):
         Pattern(
             "challenge", "infection", "Validation", _ID, rf"{_SCAN}_seg{NII}", cohort="validation"
         ),
-        Pattern("TCIA NIfTI", IMAGE, _POOL, _ID, rf"{_SCAN}(?:_ct)?{NII}", cohort="unlabelled"),
+        # Before the pool: test scans kept somewhere below it are still no scans to learn from.
         Pattern("challenge", "infection", _TEST, _ID, rf"{_TEST_SCAN}_seg{NII}", cohort="test"),
         Pattern("challenge", IMAGE, _TEST, _ID, rf"{_TEST_SCAN}(?:_ct)?{NII}", cohort="test"),
+        Pattern("TCIA NIfTI", IMAGE, _POOL, _ID, rf"{_SCAN}(?:_ct)?{NII}", cohort="unlabelled"),
     )
     intensity = "HU"
     expected_counts = {"train": 199, "validation": 50, "test_seen": 23, "test_unseen": 23}
@@ -121,8 +126,10 @@ class Covid1920(Dataset):
 
     def pieces(self, tree: Tree) -> list[Piece]:
         sources = read_sources(tree)
+        pieces = super().pieces(tree)
+        _refuse_unknown(sources, {piece.case_id for piece in pieces if piece.cohort == "test"})
         found = []
-        for piece in super().pieces(tree):
+        for piece in pieces:
             if piece.cohort == "test":
                 piece = replace(piece, cohort=f"test_{_test_source(piece.case_id, sources)}")
             if piece.cohort in ("train", "validation"):
@@ -166,7 +173,7 @@ def read_sources(tree: Tree) -> dict[str, str]:
     """
     sources: dict[str, str] = {}
     for folder in tree.folders:
-        path = folder.files.get(SOURCES_FILE)
+        path = next((at for name, at in folder.files.items() if name.lower() == SOURCES_FILE), None)
         if path is None:
             continue
         try:
@@ -183,8 +190,19 @@ def read_sources(tree: Tree) -> dict[str, str]:
                     path=path,
                     expected="columns case_id and source, source being seen or unseen",
                 )
-            sources[case_id] = source
+            match = _SOURCE_ID.fullmatch(case_id)
+            sources[f"volume-covid19-{match['scan'].upper()}" if match else case_id] = source
     return sources
+
+
+def _refuse_unknown(sources: dict[str, str], scans: set[str]) -> None:
+    """With a table of other names, every scan would keep the source that its own name tells."""
+    if scans and sources and not scans & set(sources):
+        raise LayoutError(
+            f"{SOURCES_FILE} names no test scan found, but " + ", ".join(sorted(sources)[:3]),
+            expected="IDs such as " + ", ".join(sorted(scans)[:3]),
+            remedy="correct the table's case_id, or take the table away",
+        )
 
 
 def _version(path: str) -> str:

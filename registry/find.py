@@ -170,7 +170,13 @@ def find_cases(
 def _phantom_folders(tree: Tree) -> list[Path]:
     if phantom_marker(tree.root) is not None:
         return [tree.root]
-    return [folder.path for folder in tree.folders if MARKER in folder.files]
+    found = [folder.path for folder in tree.folders if MARKER in folder.files]
+    # A link into a folder of phantoms leaves the marker behind.
+    for folder in tree.folders:
+        real = folder.path.resolve()
+        if real != folder.path and phantom_marker(real) is not None:
+            found.append(folder.path)
+    return found
 
 
 # Archives that are not openly downloadable, by the names they come under.

@@ -7,12 +7,15 @@ needs no code of this project.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from covidseg.core.errors import ConfigError, LayoutError, StorageError
 from covidseg.core.files import atomic_file, storage_error
@@ -87,7 +90,8 @@ def build_hub(
     LayoutError
         ``root`` does not exist or holds no dataset; or no configuration can be made.
     ConfigError
-        ``out`` lies in ``root``'s way: it is a folder with other things in it.
+        ``out`` lies in ``root``'s way: it is a folder with other things in it. Another build is
+        writing there.
     StorageError
         The disk is full or may not be written to.
     """
@@ -95,6 +99,19 @@ def build_hub(
     found = find_cases(root, datasets)
     found.require_any()
     _claim(out)
+    with _alone_in(out):
+        return _build(found, out, placing, publish, partial, workers, progress)
+
+
+def _build(
+    found: FoundDatasets,
+    out: Path,
+    placing: Placing,
+    publish: bool,
+    partial: bool,
+    workers: int | None,
+    progress: bool,
+) -> BuildReport:
     report = BuildReport(found.root, out)
     cases = _usable(found, report)
     withheld = {
@@ -110,7 +127,7 @@ def build_hub(
         for case in cases
     ]
     notes = _place_all(jobs, report, workers, progress)
-    held = _held(cases, notes, found.root)
+    held = _held(cases, notes, found)
     report.cases = len(cases)
     report.phantom = bool(held.phantom)
     made = plan(held, partial)
@@ -138,6 +155,26 @@ def _claim(out: Path) -> None:
         mark.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         raise storage_error(fault, out) from fault
+
+
+@contextlib.contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Hold the repository: of two builders each would remove what the other has written."""
+    try:
+        lock = FileLock(out / MARK / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(
+            "is being written by another build",
+            path=out,
+            remedy="wait for it, or name another folder with --out",
+        ) from None
+    except OSError as fault:
+        raise storage_error(fault, out) from fault
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _usable(found: FoundDatasets, report: BuildReport) -> list[Case]:
@@ -184,28 +221,16 @@ def _place_of(case: Case) -> tuple[str, str, str]:
     return case.dataset, case.cohort, case.case_id
 
 
-def _held(cases: list[Case], notes: dict[tuple[str, str, str], Notes], root: Path) -> Held:
+def _held(
+    cases: list[Case], notes: dict[tuple[str, str, str], Notes], found: FoundDatasets
+) -> Held:
     sound = {
         place: case
         for case in cases
         if (place := _place_of(case)) in notes and not notes[place].fault
     }
-    marked = _Marked(root)
-    return Held(sound, notes, {place for place, case in sound.items() if marked(case.image)})
-
-
-class _Marked:
-    """Whether a file lies below a folder that says that its contents are phantoms."""
-
-    def __init__(self, root: Path) -> None:
-        self.known = {root.parent: False}
-
-    def __call__(self, path: Path) -> bool:
-        folder = path.parent
-        if folder not in self.known:
-            at_top = folder.parent == folder
-            self.known[folder] = (folder / PHANTOM_MARK).is_file() or (not at_top and self(folder))
-        return self.known[folder]
+    phantom = {place for place, case in sound.items() if found.is_phantom(case)}
+    return Held(sound, notes, phantom)
 
 
 def _write(out: Path, made: Plan, held: Held, report: BuildReport, location: Path | None) -> None:

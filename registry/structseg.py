@@ -40,6 +40,7 @@ _ORGANS = _word(r"thoracic|task_?3|oar")
 _TARGET = _word(r"task_?4|gtv")
 # Tasks 1 and 2 of the challenge are of head and neck.
 _HEAD_AND_NECK = _word(r"HaN|naso|task_?[12]")
+_HEAD_AND_NECK_COHORT = "head and neck"
 
 
 class StructSeg(Dataset):
@@ -101,11 +102,9 @@ class StructSeg(Dataset):
             groups[_case_folder(piece).parent].append(piece)
         found = []
         for folder, pieces in groups.items():
-            below = folder.relative_to(tree.root.parent).as_posix()
-            if _HEAD_AND_NECK.search(below):
-                continue
-            cohort = _cohort_by_name(below) or _cohort_by_label(pieces)
-            if cohort is None:
+            told = _cohort_by_name(folder.relative_to(tree.root.parent).as_posix())
+            cohort = told or _cohort_by_label(pieces)
+            if cohort is None or told == _HEAD_AND_NECK_COHORT:
                 continue
             found += [
                 replace(
@@ -128,6 +127,8 @@ def _cohort_by_name(path: str) -> str | None:
     """By the nearest folder whose name tells."""
     for name in reversed(path.split("/")):
         organs, target = bool(_ORGANS.search(name)), bool(_TARGET.search(name))
+        if _HEAD_AND_NECK.search(name):
+            return _HEAD_AND_NECK_COHORT
         if organs != target:
             return "organs" if organs else "target_volume"
     return None

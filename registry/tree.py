@@ -118,9 +118,11 @@ def walk(root: str | os.PathLike[str]) -> Tree:
         )
     tree = Tree(root)
     seen: set[tuple[int, int]] = set()
-    waiting = [root]
-    while waiting:
-        path = waiting.pop()
+    # Links last: a folder that is there under its own name as well is known by that one.
+    waiting: list[Path] = [root]
+    links: list[Path] = []
+    while waiting or links:
+        path = waiting.pop() if waiting else links.pop()
         try:
             status = os.stat(path)
             if (status.st_dev, status.st_ino) in seen:
@@ -148,7 +150,7 @@ def walk(root: str | os.PathLike[str]) -> Tree:
             elif VOLUME.search(name) and (nested := _nested_volume(path / name)) is not None:
                 files[name] = nested
             else:
-                waiting.append(path / name)
+                (links if entry.is_symlink() else waiting).append(path / name)
         if files:
             tree.empty = False
             tree.folders.append(Folder(path, files))

@@ -150,8 +150,8 @@ def score_folder(
         Processes; all processors by default. Each holds two label maps.
     journal
         File that scored cases are noted in as they come. A run that is interrupted and started
-        again does not score them twice, unless their files or the settings have changed. It is
-        removed once all cases are through.
+        again does not score them twice, unless their files or the settings have changed. Whoever
+        has written the result removes it.
 
     Returns
     -------
@@ -491,7 +491,7 @@ def _failed(pair: Pair, settings: Settings, fault: Exception) -> list[dict[str, 
 
 
 class _Journal:
-    """Rows of finished cases, one line of JSON a case, kept until the run is through."""
+    """Rows of finished cases, one line of JSON a case."""
 
     def __init__(self, path: str | PathLike[str] | None, settings: Settings) -> None:
         self._path = None if path is None else Path(path)
@@ -518,11 +518,9 @@ class _Journal:
                 raise storage_error(fault, self._path) from fault
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._path is not None:
             self._file.close()
-            if kind is None:
-                self._path.unlink(missing_ok=True)
 
     def rows(self, pair: Pair) -> list[dict[str, Any]] | None:
         """What an earlier run found for the same files under the same settings."""

@@ -141,7 +141,8 @@ def _table(task: str, scores: pd.DataFrame, phantom: bool, notes: list[str]) -> 
     places = _places(means)
     main = next((part for part in _MAIN if part in set(means["part"])), str(places[0][0]))
     first = means[(means["part"] == main) & (means["metric"] == "dsc")]
-    standing = first.groupby(["variant", "algorithm"])["mean"].mean()
+    # Without a DSC there a method is last, and has no rank.
+    standing = first.groupby(["variant", "algorithm"])["mean"].mean().dropna()
     ordered = sorted(
         {(str(v), str(a)) for v, a in means[["variant", "algorithm"]].to_numpy()},
         key=lambda key: (key[0] != OFFICIAL, -standing.get(key, -1.0), key[1]),
@@ -150,7 +151,7 @@ def _table(task: str, scores: pd.DataFrame, phantom: bool, notes: list[str]) -> 
     for number, key in enumerate(ordered, start=1):
         own = means[(means["variant"] == key[0]) & (means["algorithm"] == key[1])]
         values = _shown(own)
-        rank = str(number) if key[0] == OFFICIAL else ""
+        rank = str(number) if key[0] == OFFICIAL and key in standing.index else ""
         name = key[1] + ("" if key[0] == OFFICIAL else f", {CLEAN}")
         cells = [values.get(place, EMPTY) for place in places]
         rows.append(Row((rank, name, str(folds.get(key, 0) or ""), *cells), number == 1))

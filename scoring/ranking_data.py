@@ -125,6 +125,12 @@ def _read_plain(path: Path) -> pd.DataFrame:
         raise UnreadableFileError(
             f"cannot be read as CSV ({fault})", path=path, expected="a UTF-8 CSV file"
         ) from fault
+    if not isinstance(table.index, pd.RangeIndex):
+        raise ScoringError(
+            "has rows of more fields than its header",
+            path=path,
+            expected="as many fields in every row; quotes around one that holds a comma",
+        )
     table.columns = table.columns.str.strip()
     found = {
         column: next(name for name in names if name in table) for column, names in _PLAIN.items()
@@ -143,7 +149,7 @@ def _read_plain(path: Path) -> pd.DataFrame:
             expected="a task, an algorithm, a case and a number (or nothing, if missing)",
         )
     task = table[found["task"]].str.strip()
-    wrong_way = task.str.lower().str.match(r"nave(?![a-z])") & (value > 0)
+    wrong_way = task.str.lower().str.contains(r"(?<![a-z])nave(?![a-z])") & (value > 0)
     if wrong_way.any():
         raise ScoringError(
             f"NAVE above 0 in task {task[wrong_way].iloc[0]}",
@@ -314,7 +320,7 @@ def _worst(name: str, values: pd.Series) -> float:
 
     Never 0 for the latter: that would be a perfect NAVE.
     """
-    overlap = re.match(r"(dsc|dice|nsd)(?![a-z])", name.lower()) is not None
+    overlap = re.search(r"(?<![a-z])(?:dsc|dice|nsd)(?![a-z])", name.lower()) is not None
     return 0.0 if overlap and not (values < 0).any() else -np.inf
 
 

@@ -182,7 +182,7 @@ def significance_map(ranking: Ranking, task: int) -> Figure:
     axes.tick_params(length=0)
     axes.set_xlabel("… this one")
     axes.set_ylabel("this algorithm (with its rank) against …")
-    axes.set_title(f"Significance at {ranking.alpha:.0%}: {result.task.name}", fontsize=11)
+    axes.set_title(f"Significance at {100 * ranking.alpha:g}%: {result.task.name}", fontsize=11)
     meaning = ["better, Holm", "better, unadjusted only", "no difference shown",
                "worse, unadjusted only", "worse, Holm"]  # fmt: skip
     patches = [

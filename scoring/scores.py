@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from covidseg.core.errors import ScoringError, UnreadableFileError
 from covidseg.core.files import atomic_file
 from covidseg.scoring.case import CaseScores
-from covidseg.scoring.policy import BOTH_EMPTY, OK
+from covidseg.scoring.policy import BOTH_EMPTY, EMPTY_STATUSES, OK
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,7 +168,8 @@ def read_scores(
 def write_benchmark_csv(frame: pd.DataFrame, path: str | PathLike[str]) -> None:
     """Write scores in the form of the benchmark's evaluation: one row a case, columns by label.
 
-    Cases without scores keep their row, with empty values.
+    A case that could not be scored has no row: with empty values it would be read as one whose
+    masks are both empty.
 
     Raises
     ------
@@ -184,6 +185,7 @@ def write_benchmark_csv(frame: pd.DataFrame, path: str | PathLike[str]) -> None:
             f"the benchmark's file has no column for {', '.join(foreign)}",
             expected="labels among " + ", ".join(BENCHMARK_COLUMNS),
         )
+    frame = frame[frame["status"].isin((OK, *EMPTY_STATUSES))]
     twice = frame[frame.duplicated(["case_id", "label"])]
     if len(twice):
         raise ScoringError(
@@ -226,6 +228,12 @@ def _read(path: Path, task: str | None, algorithm: str | None) -> pd.DataFrame:
         raise UnreadableFileError(
             f"is not a CSV file ({str(fault).strip()})", path=path, expected="a file of scores"
         ) from fault
+    if not isinstance(raw.index, pd.RangeIndex):
+        raise ScoringError(
+            "has rows of more fields than its header",
+            path=path,
+            expected="as many fields in every row; quotes around one that holds a comma",
+        )
     raw.columns = raw.columns.str.strip()
     if "Name" in raw.columns and any(
         dsc in raw.columns or nsd in raw.columns for dsc, nsd, _ in BENCHMARK_COLUMNS.values()

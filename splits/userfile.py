@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 from functools import cache
@@ -12,7 +13,10 @@ from typing import Any
 from covidseg.core.errors import SplitError
 from covidseg.splits import tasks
 from covidseg.splits.canonical import canonical_cases
+from covidseg.splits.identity import published_name
 from covidseg.splits.records import CaseRecord
+
+_NNUNET_FOLDER = re.compile(r"(images|labels)T[rs]$")
 
 Parts = dict[str, list[CaseRecord]]
 
@@ -69,8 +73,14 @@ def _parts(content: Any, path: Path) -> Parts:
 
 def _record(case: Any, path: Path) -> CaseRecord:
     if isinstance(case, str):
-        dataset, _, case_id = case.rpartition("/")
-        return _completed({"dataset": dataset, "case_id": case_id}, path)
+        before, _, name = case.rpartition("/")
+        if before in tasks.DATASETS:
+            return _completed({"dataset": before, "case_id": name}, path)
+        # A folder, or a dataset that is not known here.
+        record = _completed({"case_id": name}, path)
+        if record.dataset or _NNUNET_FOLDER.search(before):
+            return record
+        return dataclasses.replace(record, dataset=before)
     if isinstance(case, dict) and case.keys() <= set(_FIELDS):
         return _completed(case, path)
     raise SplitError(
@@ -86,8 +96,22 @@ def _completed(fields: dict[str, Any], path: Path) -> CaseRecord:
     case_id = re.sub(r"\.nii(\.gz)?$", "", given.pop("case_id", ""))
     if not case_id:
         raise SplitError(f"has a case without an ID: {fields}", path=path)
-    dataset = given.pop("dataset", "") or _datasets_by_case().get(case_id, "")
+    # nnU-Net's images carry the number of their channel, its splits do not.
+    case_id = published_name(re.sub(r"_0000$", "", case_id))
+    dataset = given.pop("dataset", "") or _dataset_of(case_id)
     return CaseRecord(dataset, case_id, **given)
+
+
+def _dataset_of(case_id: str) -> str:
+    known = _datasets_by_case().get(case_id, "")
+    return known or next((name for name, called in _CALLED if called.fullmatch(case_id)), "")
+
+
+# Cases whose names are not published but tell.
+_CALLED = (
+    ("covid1920", re.compile(r"volume-covid19-[A-Z]{1,3}-\d{3,4}(_\d+)?")),
+    ("mosmed", re.compile(r"study_\d{4}")),
+)
 
 
 @cache

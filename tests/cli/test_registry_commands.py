@@ -133,3 +133,16 @@ def test_help_has_an_example(run, command):
     status, out, _ = run(command, "--help")
     assert status == 0
     assert f"covidseg {command} " in out
+
+
+def test_check_says_what_it_found_before_a_report_that_cannot_be_written(run, data, tmp_path):
+    status, out, err = run("check", data, "--report", tmp_path)
+    assert status == 2
+    assert "study_0255" in out or "mosmed" in out
+    assert str(tmp_path) in err
+
+
+def test_what_the_operating_system_refuses_is_no_traceback(run):
+    status, _, err = run("leaderboard", "x" * 300)
+    assert status == 2
+    assert "File name too long" in err

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -82,3 +85,35 @@ def test_an_interrupt_swallowed_by_who_takes_the_results_is_raised_too():
             if item == 1:
                 InterruptedAsItGoes()
     assert done == [0, 1]
+
+
+CHILD = """
+import os, sys, time
+from pathlib import Path
+from covidseg.core.parallel import map_cases
+
+def wait(number):
+    Path(sys.argv[1], str(os.getpid())).touch()
+    time.sleep(0.2)
+
+if __name__ == "__main__":
+    list(map_cases(wait, range(1000), workers=2, progress=False))
+"""
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    script, pids = tmp_path / "child.py", tmp_path / "pids"
+    script.write_text(CHILD)
+    pids.mkdir()
+    parent = subprocess.Popen([sys.executable, str(script), str(pids)])
+    deadline = time.monotonic() + 60
+    while len(list(pids.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    parent.kill()
+    parent.wait()
+    left = {int(path.name) for path in pids.iterdir()}
+    assert len(left) == 2
+    while left and time.monotonic() < deadline:
+        left = {pid for pid in left if os.path.exists(f"/proc/{pid}")}
+        time.sleep(0.1)
+    assert not left

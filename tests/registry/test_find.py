@@ -267,8 +267,15 @@ def test_table_decides_the_source_of_test_scans(tmp_path, hand):
     found = find_cases(tmp_path)
     assert found.counts("covid1920")["test_unseen"] == 2
     assert {case.source for case in found.of("covid1920", "test_unseen")} == {"unseen"}
+    table.unlink()
+    table = tmp_path / "Test_Sources.csv"
+    table.write_text("case_id,source\na-0014,unseen\n")  # shorter, and in another case
+    assert find_cases(tmp_path).counts("covid1920")["test_unseen"] == 2
+    table.write_text("case_id,source\nscan14,unseen\n")
+    with pytest.raises(LayoutError, match=r"names no test scan found, but scan14.*A-0014"):
+        find_cases(tmp_path)
     table.write_text("case_id,source\nvolume-covid19-A-0014,B\n")
-    with pytest.raises(LayoutError, match=r"test_sources\.csv.*seen or unseen"):
+    with pytest.raises(LayoutError, match=r"Test_Sources\.csv.*seen or unseen"):
         find_cases(tmp_path)
 
 
@@ -409,3 +416,33 @@ def test_repositories_that_were_built_are_not_cases_again(tmp_path, hand):
     hand.touch(tmp_path, "raw/CT-1/study_0255.nii.gz", "hub/CT-1/study_0255.nii.gz")
     (tmp_path / "hub" / ".covidseg").mkdir()
     assert [case.image.parts[-3] for case in find_cases(tmp_path).cases] == ["raw"]
+
+
+def test_test_scans_below_a_folder_called_unlabelled_are_no_pool(tmp_path, hand):
+    hand.touch(tmp_path, "unlabelled/COVID-19-20_TestSet/volume-covid19-A-0014.nii.gz")
+    assert [case.cohort for case in find_cases(tmp_path).cases] == ["test_seen"]
+
+
+def test_a_link_does_not_hide_the_folder_it_points_to(tmp_path, hand):
+    hand.touch(tmp_path, *LAYOUTS["Zenodo"][0])
+    (tmp_path / "images").symlink_to(tmp_path / "COVID-19-CT-Seg_20cases")
+    found = find_cases(tmp_path)
+    assert len(found.cases) == 2
+    assert not found.duplicates
+
+
+def test_structseg_below_a_folder_that_is_called_as_the_head_and_neck_tasks(tmp_path, hand):
+    hand.touch(
+        tmp_path / "task2", "Task3_Thoracic_OAR/1/data.nii.gz", "Task1_HaN_OAR/1/data.nii.gz"
+    )
+    assert [case.cohort for case in find_cases(tmp_path).cases] == ["organs"]
+
+
+def test_links_into_a_folder_of_phantoms_are_phantoms(tmp_path, hand):
+    hand.touch(tmp_path / "drawn", *LAYOUTS["Zenodo"][0])
+    (tmp_path / "drawn/PHANTOM.json").write_text('{"phantom": true}')
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/more").symlink_to(tmp_path / "drawn/COVID-19-CT-Seg_20cases")
+    found = find_cases(tmp_path / "data")
+    assert found.cases
+    assert all(map(found.is_phantom, found.cases))

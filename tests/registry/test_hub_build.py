@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
 from covidseg.cli.main import main
-from covidseg.core.errors import StorageError
+from covidseg.core.errors import ConfigError, StorageError
 from covidseg.registry import hub_rows, hub_volumes
 from covidseg.registry.hub import build_hub
 from covidseg.registry.hub_records import find_records, read_records
@@ -247,6 +248,20 @@ def test_covid1920_needs_all_its_training_scans_for_its_folds(tmp_path):
     report = build(root, hub)
     assert "198 training scans found instead of 199" in report.left_out["covid1920-fold0"]
     assert report.configurations["covid1920"] == {"train": 198, "validation": 50}
+
+
+def test_a_folder_within_phantoms_is_of_phantoms(covid, tmp_path):
+    (tmp_path / "PHANTOM.json").write_text('{"phantom": true}')
+    assert build(covid, tmp_path / "hub").phantom
+    assert all(row["phantom"] for row in rows(tmp_path / "hub", "covid-ct-seg", "labelled"))
+
+
+def test_of_two_builders_one_is_refused(covid, tmp_path):
+    hub = tmp_path / "hub"
+    build(covid, hub)
+    with FileLock(hub / ".covidseg" / ".lock"), pytest.raises(ConfigError, match="another build"):
+        build(covid, hub)
+    assert build(covid, hub).sound
 
 
 def test_phantoms_say_so_everywhere(covid, tmp_path):

@@ -180,7 +180,7 @@ def test_an_interrupted_run_goes_on(folders, tmp_path, monkeypatch):
     assert scored == ["case_0", "case_1"]
     assert again == ["case_1", "case_2", "case_3"]
     pd.testing.assert_frame_equal(resumed, complete)
-    assert not journal.exists()
+    assert journal.exists()  # until the result is written, which may fail
 
 
 def test_a_configuration_names_its_cases(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import pytest
 
@@ -171,3 +173,13 @@ def test_folds_in_folders_of_their_own_are_one_method(tmp_path):
         write_scores(rows("unet", [0.5 + 0.1 * fold] * 3, fold=fold), folder / "scores-test.csv")
     [table] = leaderboard_tables(read_runs(find_scores([tmp_path])))
     assert [row.cells[1:4] for row in table.rows if row.cells[0]] == [("unet", "2", "55.0±5.5")]
+
+
+def test_a_method_without_a_score_is_last_and_has_no_rank(tmp_path):
+    for name, values in (("good", [0.9] * 3), ("none", [math.nan] * 3), ("poor", [0.5] * 3)):
+        frame = rows(name, values)
+        if name == "none":
+            frame = frame.assign(status="both_empty", nsd_3mm=math.nan, nsd_1mm=math.nan)
+        write_scores(frame, make(tmp_path / name) / "scores.csv")
+    [table] = leaderboard_tables(read_runs(find_scores([tmp_path])))
+    assert [row.cells[:2] for row in table.rows][:3] == [("1", "good"), ("2", "poor"), ("", "none")]

@@ -62,7 +62,13 @@ def test_a_case_without_a_row_is_missing(tmp_path):
 
 @pytest.mark.parametrize(
     ("task", "value", "worst"),
-    [("DSC_seen", 0.5, 0), ("nsd 3 mm", 0.5, 0), ("NAVE", -0.5, -np.inf), ("AUC", 0.5, -np.inf)],
+    [
+        ("DSC_seen", 0.5, 0),
+        ("nsd 3 mm", 0.5, 0),
+        ("seen DSC", 0.5, 0),
+        ("NAVE", -0.5, -np.inf),
+        ("AUC", 0.5, -np.inf),
+    ],
 )
 def test_what_a_missing_case_counts_as(tmp_path, task, value, worst):
     file = plain(tmp_path / "s.csv", [f"{task},A,1,{value}", f"{task},B,1,"])
@@ -232,6 +238,8 @@ def test_the_same_file_twice(tmp_path):
         ("task,alg,case,value", "DSC,A,1,inf", "line 2 is"),
         ("task,alg,case,value", "DSC,,1,.5", "line 2 is"),
         ("task,alg,case,value", "NAVE_seen,A,1,.5", "NAVE above 0 in task NAVE_seen"),
+        ("task,alg,case,value", "seen NAVE,A,1,.5", "NAVE above 0 in task seen NAVE"),
+        ("task,alg,case,value", "DSC,A, big,1,.5", "more fields than its header"),
         ("task,alg,case,value", "DSC,A,1,.5", r"only one algorithm \(A\)"),
     ],
 )

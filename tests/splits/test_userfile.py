@@ -111,3 +111,21 @@ def test_content_found_on_disk_is_unexpected():
     ]
     findings = audit_tasks(["task1-infection-fold0"], found)
     assert [leak.kind for leak in findings.unexpected] == ["content"]
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "case_id"),
+    [
+        ("volume-covid19-A-1199", "covid1920", "volume-covid19-A-1199"),
+        ("covid1920/volume-covid19-A-0003", "covid1920", "volume-covid19-A-0003"),
+        ("study_0001", "mosmed", "study_0001"),
+        ("coronacases_org_001", "covid-ct-seg", "coronacases_001"),
+        ("imagesTr/lung_001_0000.nii.gz", "msd", "lung_001"),
+        ("imagesTr/a.nii.gz", "", "a"),
+        ("mine/a", "mine", "a"),
+    ],
+)
+def test_who_a_case_is(tmp_path, name, dataset, case_id):
+    (tmp_path / "s.json").write_text(json.dumps({"train": [name]}))
+    [[record]] = read_split_file(tmp_path / "s.json")["s"].values()
+    assert (record.dataset, record.case_id) == (dataset, case_id)
