@@ -442,7 +442,9 @@ def test_links_into_a_folder_of_phantoms_are_phantoms(tmp_path, hand):
     hand.touch(tmp_path / "drawn", *LAYOUTS["Zenodo"][0])
     (tmp_path / "drawn/PHANTOM.json").write_text('{"phantom": true}')
     (tmp_path / "data").mkdir()
-    (tmp_path / "data/COVID-19-CT-Seg_20cases").symlink_to(tmp_path / "drawn/COVID-19-CT-Seg_20cases")
+    (tmp_path / "data/COVID-19-CT-Seg_20cases").symlink_to(
+        tmp_path / "drawn/COVID-19-CT-Seg_20cases"
+    )
     found = find_cases(tmp_path / "data")
     assert found.cases
     assert all(map(found.is_phantom, found.cases))
