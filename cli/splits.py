@@ -203,11 +203,13 @@ def audit(
         own = audit_files(read_split_file(file), records)
         findings.audited += [f"{file}: {name}" for name in own.audited]
         findings.leaks += own.leaks
+        findings.unmatched |= {f"{file}: {name}": lost for name, lost in own.unmatched.items()}
     if as_json:
         content = {
             "audited": findings.audited,
             "skipped": findings.skipped,
             "unread": unread,
+            "unmatched": findings.unmatched,
             "leaks": [_as_dict(leak) for leak in findings.leaks],
         }
         typer.echo(json.dumps(content, indent=1))
@@ -250,6 +252,11 @@ def _print(findings: Findings, unread: list[str], with_content: bool) -> None:
         typer.echo(f"\n{_some(names)} not audited: {reason}")
     for line in unread:
         typer.echo(f"\nnot compared by content: {line}")
+    for name, cases in findings.unmatched.items():
+        typer.echo(
+            f"\nnot compared by content: {len(cases)} cases of {name}, of which no file is known"
+            f" below --root ({_some(cases)})"
+        )
     typer.echo(
         f"\nPairs of cases that leak: {len(findings.unexpected)}; known faults: {len(known)}."
     )

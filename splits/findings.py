@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from covidseg.core.errors import SplitError
 from covidseg.splits import tasks
@@ -15,11 +16,16 @@ from covidseg.splits.records import CaseKey, CaseRecord
 
 @dataclass
 class Findings:
-    """What was audited, and the leaks found; ``skipped`` says what could not be audited and why."""
+    """What was audited, and the leaks found.
+
+    ``skipped`` says what could not be audited and why; ``unmatched`` names, by split, the cases of
+    one's own of which no file was found, so that only what the split itself says was compared.
+    """
 
     audited: list[str]
     leaks: list[Leak]
     skipped: dict[str, str]
+    unmatched: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def unexpected(self) -> list[Leak]:
@@ -68,14 +74,24 @@ def audit_files(
     splits: Mapping[str, Mapping[str, list[CaseRecord]]],
     records: Iterable[CaseRecord] | None = None,
 ) -> Findings:
-    """Audit splits of one's own, each alone; ``records`` add what the files on disk know."""
-    by_key = {record.key: record for record in records or ()}
+    """Audit splits of one's own, each alone; ``records`` add what the files on disk know.
+
+    A case is found by its dataset, cohort and ID; without a cohort of its own, by dataset and ID
+    where only one cohort of the dataset has that ID.
+    """
+    by_key: dict[CaseKey, list[CaseRecord]] = defaultdict(list)
+    for record in records or ():
+        by_key[record.key].append(record)
     findings = Findings([], [], {})
     for name, parts in splits.items():
-        completed = {
-            part: [_completed(record, by_key.get(record.key)) for record in cases]
-            for part, cases in parts.items()
-        }
+        completed: dict[str, list[CaseRecord]] = {}
+        for part, cases in parts.items():
+            completed[part] = []
+            for record in cases:
+                found = _matching(record, by_key.get(record.key, []))
+                completed[part].append(_completed(record, found))
+                if found is None and records is not None:
+                    findings.unmatched.setdefault(name, []).append(str(record.key).lstrip("/"))
         findings.audited.append(name)
         findings.leaks += _with_faults(audit(completed), "", name)
     return findings
@@ -97,12 +113,20 @@ def _with_faults(leaks: list[Leak], task: str, configuration: str) -> list[Leak]
     ]
 
 
+def _matching(record: CaseRecord, found: list[CaseRecord]) -> CaseRecord | None:
+    exact = [other for other in found if other.cohort == record.cohort]
+    if not exact and record.cohort == CaseRecord.cohort:
+        exact = found
+    return exact[0] if len(exact) == 1 else None
+
+
 def _completed(record: CaseRecord, found: CaseRecord | None) -> CaseRecord:
     """What the user's file says, and what is known of the case where it says nothing."""
     if found is None:
         return record
     return dataclasses.replace(
         record,
+        cohort=found.cohort,
         patient_id=record.patient_id or found.patient_id,
         series_uid=record.series_uid or found.series_uid,
         content_hash=record.content_hash or found.content_hash,

@@ -90,6 +90,29 @@ def test_what_was_found_on_disk_completes_a_users_file():
     assert [leak.kind for leak in audit_files(splits, found).unexpected] == ["content"]
 
 
+def test_a_case_is_completed_by_the_file_of_its_own_cohort():
+    train = CaseRecord("semiseg", "0", cohort="train")
+    test = CaseRecord("semiseg", "0", cohort="test")
+    found = [
+        CaseRecord("semiseg", "0", cohort="train", content_hash="a"),
+        CaseRecord("semiseg", "0", cohort="test", content_hash="b"),
+    ]
+    assert not audit_files({"mine": {"train": [train], "test": [test]}}, found).leaks
+    same = [found[0], CaseRecord("semiseg", "1", cohort="test", content_hash="a")]
+    other = CaseRecord("semiseg", "1")
+    findings = audit_files({"mine": {"train": [train], "test": [other]}}, same)
+    assert [leak.kind for leak in findings.unexpected] == ["content"]
+    assert not findings.unmatched
+
+
+def test_cases_of_which_no_file_is_known_are_named():
+    splits = {"mine": {"train": [CaseRecord("", "a")], "test": [CaseRecord("semiseg", "0")]}}
+    found = [CaseRecord("semiseg", "0", cohort=cohort) for cohort in ("train", "test")]
+    # Which of the two slices of that name is meant cannot be told.
+    assert audit_files(splits, found).unmatched == {"mine": ["a", "semiseg/0"]}
+    assert not audit_files(splits).unmatched
+
+
 def test_all_published_tasks_have_known_faults_alone():
     from covidseg.splits import tasks
 
