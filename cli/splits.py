@@ -105,7 +105,7 @@ def show(
     """
     from covidseg.splits.load import load_split
 
-    split = load_split(name, records=_records(root))
+    split = load_split(name, records=_records(root), partial=True)
     subtask = split.subtask
     if as_json:
         content = {
@@ -118,12 +118,15 @@ def show(
             "faults": [_as_dict(leak) for leak in split.faults],
             "removed": [_as_dict(leak) for leak in split.removed],
             "refused": [_as_dict(leak) for leak in split.refused],
+            "incomplete": split.incomplete or None,
         }
         typer.echo(json.dumps(content, indent=1))
         return
     typer.echo(f"{split.configuration}: {subtask.title} ({split.variant})")
     targets = ", ".join(f"{value} {label}" for value, label in subtask.targets.items())
     typer.echo(f"a prediction's values: {targets}")
+    if split.incomplete:
+        typer.echo(f"NOT THE PUBLISHED SPLIT: {split.incomplete}")
     for part, cases in split.parts.items():
         typer.echo(f"\n{part}: {len(cases)} cases")
         for annotation in subtask.parts[part]:

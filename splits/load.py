@@ -28,7 +28,8 @@ class Split:
     ``faults`` are the leaks that the published lists have and the official variant keeps;
     ``removed`` are the leaks that the patient-clean variant was freed of, each by leaving out the
     case of its ``first`` side. ``refused`` says why cases of COVID-19-20's unlabelled pool were
-    left out of it, in either variant: they stand in another part.
+    left out of it, in either variant: they stand in another part. ``incomplete`` says why this is
+    not the published split, as too few cases were found to make it; else it is empty.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Split:
     faults: tuple[Leak, ...] = ()
     removed: tuple[Leak, ...] = ()
     refused: tuple[Leak, ...] = ()
+    incomplete: str = ""
 
     @property
     def configuration(self) -> str:
@@ -60,6 +62,7 @@ def load_split(
     name: str,
     variant: Variant = "official",
     records: Iterable[CaseRecord] | None = None,
+    partial: bool = False,
 ) -> Split:
     """The split of configuration ``name`` (``task1-infection-fold2``).
 
@@ -74,6 +77,9 @@ def load_split(
         The cases found on disk. COVID-19-20 and the test and unlabelled parts of COVID-SemiSeg are
         made from them, as the names of those cases are not published; for every task they add
         what only the files know (patients, DICOM series, content) to the audit.
+    partial
+        Make folds also of fewer COVID-19-20 scans than there are; ``incomplete`` says so. They are
+        other folds than those of all 199, as nnU-Net's rule deals out the sorted names.
 
     Raises
     ------
@@ -81,7 +87,7 @@ def load_split(
         No such configuration or variant.
     SplitError
         A scan, patient, series or content stands on both sides, and that is not a known fault of
-        the published lists; or the parts need ``records`` and there are none.
+        the published lists; or the parts need ``records`` and there are none, or too few.
     """
     if name.endswith(CLEAN_SUFFIX):
         name, variant = name.removesuffix(CLEAN_SUFFIX), "patient-clean"
@@ -90,12 +96,21 @@ def load_split(
     subtask, fold = tasks.configuration(name)
     records = None if records is None else list(records)
     found = index_records(records or ())
+    incomplete = "" if records is None else _fewer_than_expected(subtask, found)
+    if incomplete and not partial:
+        raise SplitError(
+            f"split {name} cannot be made: {incomplete}",
+            remedy="`covidseg check` says which scans are missing; or ask for these other folds "
+            "(load_split(..., partial=True), `covidseg build --partial`)",
+        )
     parts, refused = _published(subtask, fold, found if records is not None else None)
     leaks = [
         dataclasses.replace(leak, fault=published_fault(leak, subtask.task))
         for leak in audit(as_records(parts, subtask, found))
     ]
-    split = Split(name, variant, subtask, fold, parts, refused=tuple(refused))
+    split = Split(
+        name, variant, subtask, fold, parts, refused=tuple(refused), incomplete=incomplete
+    )
     if variant == "patient-clean":
         lost = {(leak.first.part, leak.first.case) for leak in leaks}
         clean = {
@@ -123,7 +138,7 @@ def published_parts(name: str, records: Iterable[CaseRecord] | None = None) -> P
 
 def has_clean_variant(name: str, records: Iterable[CaseRecord] | None = None) -> bool:
     """Whether the patient-clean variant of a configuration differs from the official one."""
-    return bool(load_split(name, "patient-clean", records).removed)
+    return bool(load_split(name, "patient-clean", records, partial=True).removed)
 
 
 Place = tuple[str, str, str]
@@ -212,6 +227,16 @@ def _covid1920(
         }
     others = [part for part in subtask.parts if part not in parts]
     return parts | {part: _cohort("covid1920", part, found) for part in others}
+
+
+def _fewer_than_expected(subtask: tasks.Subtask, found: Mapping[Place, CaseRecord]) -> str:
+    if subtask.task != "covid1920-folds":
+        return ""
+    count = sum(place[:2] == ("covid1920", "train") for place in found)
+    expected = canonical.expected_counts("covid1920")["train"]
+    if count == expected:
+        return ""
+    return f"{count} training scans found instead of {expected}, which changes every fold"
 
 
 def _pool(

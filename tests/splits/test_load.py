@@ -117,8 +117,17 @@ def test_covid1920_is_made_from_the_cases_found():
         "test_unseen": 2,
         "unlabelled": 0,
     }
-    folds = [load_split(f"covid1920-fold{k}", records=covid1920()) for k in range(5)]
+    folds = [load_split(f"covid1920-fold{k}", records=covid1920(), partial=True) for k in range(5)]
     assert sorted(c for f in folds for c in ids(f, "validation")) == sorted(ids(split, "train"))
+
+
+def test_folds_of_fewer_scans_are_not_given_for_the_published_ones():
+    with pytest.raises(SplitError, match="20 training scans found instead of 199"):
+        load_split("covid1920-fold0", records=covid1920())
+    with pytest.raises(SplitError, match="0 training scans found instead of 199"):
+        load_split("covid1920-fold0-clean", records=[])
+    assert load_split("covid1920-fold0", records=covid1920(), partial=True).incomplete
+    assert not load_split("covid1920-fold0", records=covid1920(train=199)).incomplete
 
 
 def test_covid1920_folds_keep_the_patients_that_nnunet_splits():
@@ -127,10 +136,10 @@ def test_covid1920_folds_keep_the_patients_that_nnunet_splits():
         for n in range(20)
     ]
     records = covid1920(more=more)
-    official = load_split("covid1920-fold0", records=records)
+    official = load_split("covid1920-fold0", records=records, partial=True)
     assert official.faults
     assert {leak.kind for leak in official.faults} == {"patient"}
-    clean = load_split("covid1920-fold0", "patient-clean", records)
+    clean = load_split("covid1920-fold0", "patient-clean", records, partial=True)
     assert audit(as_records(clean.parts, clean.subtask)) == []
     assert clean.parts["validation"] == official.parts["validation"]
 
@@ -165,9 +174,9 @@ def test_the_pool_is_without_the_scans_of_the_other_parts():
         split
         for k in range(5)
         if CaseKey("covid1920", "volume-covid19-A-0701")
-        in (split := load_split(f"covid1920-fold{k}", records=covid1920(more=more))).parts[
-            "validation"
-        ]
+        in (
+            split := load_split(f"covid1920-fold{k}", records=covid1920(more=more), partial=True)
+        ).parts["validation"]
     )
     assert ids(fold, "unlabelled") == ["volume-covid19-A-0999"]
 
