@@ -103,6 +103,11 @@ def _print(report: BuildReport, out: Path) -> None:
         typer.echo("PHANTOMS: drawn, not patients; every row says so.")
     for key, licence in report.withheld.items():
         typer.echo(f"{key}: metadata only, its licence ({licence}) forbids passing it on.")
+    if report.kept:
+        typer.echo(
+            f"Kept of an earlier build: the volumes of {', '.join(report.kept)}, of which nothing"
+            f" was found this time. No row names them; remove {out}/volumes/NAME to be rid of them."
+        )
     if report.left_out:
         from covidseg.registry.hub_card import grouped
 

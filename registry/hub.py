@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,16 @@ from covidseg.registry.cases import Case
 from covidseg.registry.datasets import DATASETS
 from covidseg.registry.find import FoundDatasets, find_cases
 from covidseg.registry.hub_configurations import Configuration, Held, Plan, plan
-from covidseg.registry.hub_volumes import MARK, VOLUMES, Job, Notes, Placing, noted, place
+from covidseg.registry.hub_volumes import (
+    MARK,
+    VOLUMES,
+    Job,
+    Notes,
+    Placing,
+    noted,
+    place,
+    safe_name,
+)
 from covidseg.registry.phantom.marker import MARKER as PHANTOM_MARK
 
 
@@ -35,7 +45,8 @@ class BuildReport:
 
     ``faults`` lists bad cases, ``left_out`` configurations that could not be made and why,
     ``leaks`` those of them that leak in a way nobody has published, ``withheld`` the datasets whose
-    volumes were not put into a repository meant for publishing.
+    volumes were not put into a repository meant for publishing. ``kept`` are datasets of an earlier
+    build, of which nothing was found this time; no row names their volumes.
     """
 
     root: Path
@@ -48,6 +59,7 @@ class BuildReport:
     leaks: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     withheld: dict[str, str] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
     phantom: bool = False
 
     @property
@@ -70,7 +82,9 @@ def build_hub(
     """Write a dataset repository of everything found below ``root``, in ``out``.
 
     Run again, it takes up where it was interrupted, and reads only what has changed. Volumes of an
-    earlier build that nothing names any more are removed.
+    earlier build that nothing names any more are removed, but those of a case that is there and
+    cannot be read now stay, and so do those of a dataset of which nothing is found now: they may be
+    the last copy. A repository to ``publish`` holds nothing but what is named.
 
     Parameters
     ----------
@@ -90,8 +104,8 @@ def build_hub(
     LayoutError
         ``root`` does not exist or holds no dataset; or no configuration can be made.
     ConfigError
-        ``out`` lies in ``root``'s way: it is a folder with other things in it. Another build is
-        writing there.
+        ``out`` is a folder with other things in it, or has a name that `datasets` cannot load from.
+        Another build is writing there.
     StorageError
         The disk is full or may not be written to.
     """
@@ -138,12 +152,19 @@ def _build(
             path=found.root,
             remedy="see `covidseg check`; first fault: " + next(iter(report.faults), "none"),
         )
-    _write(out, made, held, report, location=None if publish else out)
+    spared = set() if publish else _spared(out, cases, notes, report)
+    _write(out, made, held, report, spared, location=None if publish else out)
     return report
 
 
 def _claim(out: Path) -> None:
     """Make ``out`` a repository of ours, or refuse a folder with other things in it."""
+    if pattern := set(str(out)) & set("[]*?"):
+        raise ConfigError(
+            f"has {' '.join(sorted(pattern))} in its path, which load_dataset takes for a pattern",
+            path=out,
+            remedy="name another folder with --out",
+        )
     mark = out / MARK
     try:
         if out.exists() and not mark.is_dir() and any(out.iterdir()):
@@ -233,7 +254,41 @@ def _held(
     return Held(sound, notes, phantom)
 
 
-def _write(out: Path, made: Plan, held: Held, report: BuildReport, location: Path | None) -> None:
+def _spared(
+    out: Path, cases: list[Case], notes: dict[tuple[str, str, str], Notes], report: BuildReport
+) -> set[str]:
+    """Volumes of earlier builds that no row names and that must stay."""
+    found = {case.dataset for case in cases}
+    faulty = {
+        (case.dataset, case.cohort, safe_name(case.case_id))
+        for case in cases
+        if (place := _place_of(case)) not in notes or notes[place].faults()
+    }
+    spared = set()
+    for path in (out / VOLUMES).rglob("*"):
+        file = path.relative_to(out).as_posix()
+        dataset, *inside = file.split("/")[1:]
+        if path.is_dir():
+            continue
+        if dataset not in found:
+            spared.add(file)
+            if dataset not in report.kept:
+                report.kept.append(dataset)
+        elif len(inside) == 3:
+            name = re.sub(r"\.nii(\.gz)?$", "", inside[2])
+            if (dataset, inside[0], name) in faulty:
+                spared.add(file)
+    return spared
+
+
+def _write(
+    out: Path,
+    made: Plan,
+    held: Held,
+    report: BuildReport,
+    spared: set[str],
+    location: Path | None,
+) -> None:
     """Parquet files, then the card that names them, then away with what nothing names."""
     hashes = {}
     keep = set()
@@ -265,9 +320,11 @@ def _write(out: Path, made: Plan, held: Held, report: BuildReport, location: Pat
         )
     )
     _write_if_new(out / "README.md", card.encode())
-    _write_if_new(out / MARK / "report.json", _as_json(report, made.configurations).encode())
+    _write_if_new(
+        out / MARK / "report.json", _as_json(report, made.configurations, location).encode()
+    )
     written = {file for notes in held.notes.values() for file in notes.written}
-    _prune(out, keep, written | _mark_phantoms(out, held))
+    _prune(out, keep, written | spared | _mark_phantoms(out, held))
 
 
 def _mark_phantoms(out: Path, held: Held) -> set[str]:
@@ -290,10 +347,16 @@ def _write_if_new(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def _as_json(report: BuildReport, configurations: list[Configuration]) -> str:
+def _as_json(
+    report: BuildReport, configurations: list[Configuration], location: Path | None
+) -> str:
+    """The report; where it is to be published (no ``location``) without the paths of a machine."""
+    faults = report.faults
+    if location is None:
+        faults = [fault.replace(f"{report.root}{os.sep}", "") for fault in faults]
     return json.dumps(
         {
-            "root": str(report.root),
+            "root": None if location is None else str(report.root),
             "phantom": report.phantom,
             "cases": report.cases,
             "configurations": report.configurations,
@@ -301,7 +364,7 @@ def _as_json(report: BuildReport, configurations: list[Configuration]) -> str:
             "notes": report.notes,
             "refused": {c.name: c.refused for c in configurations if c.refused},
             "left_out": report.left_out,
-            "faults": report.faults,
+            "faults": faults,
             "withheld": report.withheld,
         },
         indent=1,

@@ -99,14 +99,16 @@ def text(
         blocks.append(f"> **{PHANTOM_NOTICE}**")
     first = configurations[0]
     part = next(iter(first.parts))
+    # Of datasets that may not be passed on there are rows alone, and then no column of images.
+    volumes = _fewest_volumes(first) > 0
     blocks += [
         "Cases and splits of the COVID-19-CT-Seg benchmark, COVID-19-20 and COVID-SemiSeg, as"
         " written by `covidseg build`. With stock `datasets` and `nibabel`, and `covidseg` not"
         " installed:",
         "```python\nfrom datasets import load_dataset\n\n"
         f'rows = load_dataset("path/to/this/folder", "{first.name}", split="{part}")\n'
-        'image = rows[0]["image"].get_fdata()\n'
-        "```",
+        + ('image = rows[0]["image"].get_fdata()\n' if volumes else 'shape = rows[0]["shape"]\n')
+        + "```",
         "`label_names` says what a label file's values mean, `target_names` what a prediction's do,"
         " and `label_to_target` which becomes which; `intensity` says what scale the image is on."
         " Patient-clean variants end in `-clean`.",

@@ -18,11 +18,14 @@ import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from covidseg.core.errors import CovidsegError, StorageError
+from covidseg.core.errors import CovidsegError, IntensityError, StorageError
 from covidseg.core.files import atomic_file, storage_error
 from covidseg.registry.cases import Case, Mask
+
+if TYPE_CHECKING:
+    from covidseg.imaging.volume import Volume
 
 MARK = ".covidseg"
 """Folder in a repository that holds its builder's notes and by which a search passes it over."""
@@ -98,6 +101,7 @@ def place(job: Job) -> Notes:
     notes = Notes(case.dataset, case.cohort, case.case_id)
     try:
         image = read_image(case)
+        _require_values(image, case.image)
         series = ct_series(case)
         notes.series_uid = series.uid if series else case.series_uid
         notes.content_hash = oriented_content_hash(image)
@@ -125,6 +129,13 @@ def place(job: Job) -> Notes:
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps({"stamp": stamp, **asdict(notes)}), encoding="utf-8")
     return notes
+
+
+def _require_values(image: Volume, path: Path) -> None:
+    from covidseg.imaging.intensity import find_nonfinite
+
+    if nonfinite := find_nonfinite(image.data):
+        raise IntensityError(f"holds {nonfinite}", path=path, remedy="download or extract it again")
 
 
 def noted(job: Job) -> Notes | None:
@@ -166,7 +177,7 @@ def _lay(job: Job, role: str, source: Path | None, volume: Any, notes: Notes) ->
         return None
     case = job.case
     ending = ".nii.gz" if source is None or source.name.lower().endswith(".gz") else ".nii"
-    file = f"{VOLUMES}/{case.dataset}/{case.cohort}/{role}/{_safe(case.case_id)}{ending}"
+    file = f"{VOLUMES}/{case.dataset}/{case.cohort}/{role}/{safe_name(case.case_id)}{ending}"
     final = job.out / file
     if source is None:
         write_nifti(final, volume)
@@ -207,13 +218,14 @@ def _copy(source: Path, final: Path) -> None:
         shutil.copyfile(source, temporary)
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
+    """A case ID as the name of a file."""
     return name.replace("/", "_").replace("\\", "_")
 
 
 def _notes_path(job: Job) -> Path:
     case = job.case
-    return job.out / MARK / "cases" / case.dataset / case.cohort / f"{_safe(case.case_id)}.json"
+    return job.out / MARK / "cases" / case.dataset / case.cohort / f"{safe_name(case.case_id)}.json"
 
 
 def _stamp(job: Job) -> str:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 
 from covidseg.cli.main import main
 from covidseg.core.errors import ConfigError, StorageError
+from covidseg.imaging.nifti import read_nifti, write_nifti
 from covidseg.registry import hub_rows, hub_volumes
 from covidseg.registry.hub import build_hub
 from covidseg.registry.hub_records import find_records, read_records
@@ -151,6 +153,59 @@ def test_a_second_build_does_nothing_and_removed_cases_go(covid, tmp_path):
     build(covid, hub)
     assert not [f for f in files(hub / "volumes") if "coronacases_008" in f]
     assert not list(hub.glob("task1-*.parquet"))
+
+
+def test_what_may_be_the_last_copy_stays(covid, tmp_path):
+    hub = tmp_path / "hub"
+    sources.mosmed(covid)
+    build(covid, hub, placing="copy")
+    path = covid / IMAGES / "coronacases_008.nii.gz"
+    path.write_bytes(path.read_bytes()[:100])
+    shutil.move(covid / "COVID19_1110", tmp_path / "not mounted")
+    before = files(hub / "volumes")
+    report = build(covid, hub, placing="copy")
+    assert report.kept == ["mosmed"]
+    assert files(hub / "volumes") == before
+    assert "coronacases_008" not in {
+        row["case_id"] for row in rows(hub, "covid-ct-seg", "labelled")
+    }
+    # What is found again is not read again.
+    shutil.move(tmp_path / "not mounted", covid / "COVID19_1110")
+    assert not (again := build(covid, hub, placing="copy")).kept
+    assert again.cases - again.unchanged == 1
+    # What is to be published holds nothing that is not named.
+    shutil.rmtree(covid / "COVID19_1110")
+    build(covid, hub, publish=True)
+    left = files(hub / "volumes")
+    assert left
+    assert not [f for f in left if "mosmed" in f or "coronacases_008" in f]
+
+
+def test_the_report_of_a_published_repository_names_no_place_of_this_machine(covid, tmp_path):
+    path = covid / IMAGES / "coronacases_008.nii.gz"
+    path.write_bytes(path.read_bytes()[:100])
+    build(covid, tmp_path / "hub", publish=True)
+    text = (tmp_path / "hub/.covidseg/report.json").read_text()
+    assert "coronacases_008.nii.gz" in text
+    assert str(tmp_path) not in text
+
+
+def test_values_that_are_no_numbers_are_a_fault(covid, tmp_path):
+    path = covid / IMAGES / "coronacases_008.nii.gz"
+    volume = read_nifti(path)
+    data = volume.data.astype(np.float32)
+    data[1, 2, 3] = np.nan
+    path.unlink()
+    write_nifti(path, volume.with_data(data))
+    report = build(covid, tmp_path / "hub")
+    assert ["1 NaN" in fault for fault in report.faults] == [True]
+    assert "task1-lung-fold0" in report.left_out
+
+
+def test_a_folder_that_load_dataset_takes_for_a_pattern_is_refused(covid, tmp_path):
+    with pytest.raises(ConfigError, match=r"\[ \] in its path"):
+        build(covid, tmp_path / "hub[1]")
+    assert not (tmp_path / "hub[1]").exists()
 
 
 def test_two_builds_of_the_same_data_are_byte_for_byte_the_same(covid, tmp_path):
