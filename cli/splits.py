@@ -67,7 +67,7 @@ def list_(
             f"there is no task {task!r}",
             expected="one of " + ", ".join(sorted({s.task for s in tasks.SUBTASKS})),
         )
-    records = _records(root)
+    records = _records(root, names)
     rows: list[dict[str, Any]] = []
     for name in names:
         subtask, _ = tasks.configuration(name)
@@ -105,7 +105,7 @@ def show(
     """
     from covidseg.splits.load import load_split
 
-    split = load_split(name, records=_records(root), partial=True)
+    split = load_split(name, records=_records(root, [name]), partial=True)
     subtask = split.subtask
     if as_json:
         content = {
@@ -198,7 +198,7 @@ def audit(
         else:
             tasks.configuration(word)
             configurations.append(word)
-    records, unread = _read(root, workers)
+    records, unread = _read(root, workers, [] if files else configurations)
     findings = Findings([], [], {})
     if configurations:
         findings = audit_tasks(configurations, records)
@@ -222,20 +222,31 @@ def audit(
         raise typer.Exit(1)
 
 
-def _records(root: Path | None) -> list[CaseRecord] | None:
+def _records(root: Path | None, configurations: list[str]) -> list[CaseRecord] | None:
     if root is None:
         return None
     from covidseg.registry.hub_records import find_records
 
-    return find_records(root)
+    return find_records(root, _used(configurations))
 
 
-def _read(root: Path | None, workers: int | None) -> tuple[list[CaseRecord] | None, list[str]]:
+def _read(
+    root: Path | None, workers: int | None, configurations: list[str]
+) -> tuple[list[CaseRecord] | None, list[str]]:
     if root is None:
         return None, []
     from covidseg.registry.hub_records import read_records
 
-    return read_records(root, workers=workers)
+    return read_records(root, _used(configurations), workers=workers)
+
+
+def _used(configurations: list[str]) -> list[str]:
+    """The datasets that configurations are made of: what is wrong with others is no matter here."""
+    from covidseg.splits import tasks
+    from covidseg.splits.load import CLEAN_SUFFIX
+
+    subtasks = [tasks.configuration(name.removesuffix(CLEAN_SUFFIX))[0] for name in configurations]
+    return sorted({a.dataset for s in subtasks for used in s.parts.values() for a in used})
 
 
 def _print(findings: Findings, unread: list[str], with_content: bool) -> None:

@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import defaultdict
 from dataclasses import replace
+from itertools import count
 
 from covidseg.core.errors import LayoutError
 from covidseg.registry.dataset import (
@@ -34,7 +36,7 @@ from covidseg.registry.dataset import (
     by_layout,
 )
 from covidseg.registry.findings import Finding
-from covidseg.registry.tree import Tree, is_dicom_name
+from covidseg.registry.tree import FEWEST_SLICES, Folder, Tree, is_dicom_name
 
 SOURCES_FILE = "test_sources.csv"
 
@@ -135,32 +137,49 @@ class Covid1920(Dataset):
             if piece.cohort in ("train", "validation"):
                 piece = replace(piece, layout=_version(piece.path.as_posix()))
             found.append(piece)
-        for folder in tree.folders:
-            match = _POOL_PATIENT.search(folder.posix)
-            if match and sum(map(is_dicom_name, folder.files)) > 1:
-                found.append(
-                    Piece(folder.path, IMAGE, match[1], "unlabelled", "TCIA DICOM", "dicom")
-                )
-        return found
+        return found + _pool_series(tree, {piece.case_id for piece in found})
 
     def layout_findings(self, cases):
         layouts = by_layout(cases)
-        if count := layouts["version 1"]:
+        if old := layouts["version 1"]:
             yield Finding(
                 "error",
                 "version",
                 self.key,
-                f"{count} scans lie in a folder of version 1, whose labels had errors",
+                f"{old} scans lie in a folder of version 1, whose labels had errors",
                 remedy="download COVID-19-20_v2.zip",
             )
-        if count := layouts["version not stated"]:
+        if unclear := layouts["version not stated"]:
             yield Finding(
                 "warning",
                 "version",
                 self.key,
-                f"{count} scans lie in folders that do not say which version they are",
+                f"{unclear} scans lie in folders that do not say which version they are",
                 remedy="make sure they are of COVID-19-20_v2.zip: labels of version 1 had errors",
             )
+
+
+def _pool_series(tree: Tree, names: set[str]) -> list[Piece]:
+    """The DICOM scans of the pool; a patient's second one is numbered as the challenge's are.
+
+    ``names`` are those of the scans that lie there as NIfTI.
+    """
+    series: dict[str, list[Folder]] = defaultdict(list)
+    for folder in tree.folders:
+        match = _POOL_PATIENT.search(folder.posix)
+        if match and sum(map(is_dicom_name, folder.files)) > 1:
+            series[match[1]].append(folder)
+    taken = names | set(series)
+    pieces = []
+    for name, folders in series.items():
+        whole = [f for f in folders if sum(map(is_dicom_name, f.files)) >= FEWEST_SLICES]
+        patient = re.sub(r"(?<=-\d{4})_\d+$", "", name)
+        for number, folder in enumerate(whole or folders):
+            if number:
+                name = next(n for k in count(1) if (n := f"{patient}_{k}") not in taken)
+                taken.add(name)
+            pieces.append(Piece(folder.path, IMAGE, name, "unlabelled", "TCIA DICOM", "dicom"))
+    return pieces
 
 
 def read_sources(tree: Tree) -> dict[str, str]:

@@ -7,6 +7,7 @@ overrides one where its layout needs thought, not data.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -244,7 +245,7 @@ class Dataset:
         for piece in pieces:
             if piece.role == IMAGE:
                 images[piece.cohort, piece.case_id].append(piece)
-        masks: dict[Path, dict[str, Mask]] = defaultdict(dict)
+        held: dict[tuple[Path, str], Piece] = {}
         twice: list[tuple[Piece, str, Path]] = []
         for piece in pieces:
             if piece.role == IMAGE:
@@ -254,11 +255,17 @@ class Dataset:
                 found.masks_without_image.append(piece)
                 continue
             nearest = _nearest(candidates, piece)
-            held = masks[nearest.path]
-            if piece.role in held:
+            before = held.setdefault((nearest.path, piece.role), piece)
+            if before is piece:
+                continue
+            if _distance(nearest.path, piece.path) < _distance(nearest.path, before.path):
+                held[nearest.path, piece.role] = piece
+                piece = before
+            if not os.path.samefile(piece.path, held[nearest.path, piece.role].path):
                 twice.append((nearest, piece.role, piece.path))
-            else:
-                held[piece.role] = self.annotations[piece.role].mask(piece.path)
+        masks: dict[Path, dict[str, Mask]] = defaultdict(dict)
+        for (image_path, role), piece in held.items():
+            masks[image_path][role] = self.annotations[role].mask(piece.path)
         cases: dict[Path, Case] = {}
         for group in images.values():
             for image in group:

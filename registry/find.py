@@ -152,7 +152,7 @@ def find_cases(
             continue
         part = entry.find(tree)
         claimed |= part.claimed
-        found.cases += part.cases
+        found.cases += _without_links(part.cases)
         found.masks_without_image += [(entry.key, piece) for piece in part.masks_without_image]
         found.masks_twice += part.masks_twice
     found.duplicates = _duplicates(found.cases)
@@ -186,6 +186,21 @@ _ARCHIVES = {
     "mosmed": ("covid19_1110.zip",),
     "semiseg": ("covid-semiseg.zip",),
 }
+
+
+def _without_links(cases: list[Case]) -> list[Case]:
+    """Of one file under several names (links) the case with the most masks: it is one scan."""
+    kept: dict[tuple[str, str, int, int], Case] = {}
+    for case in cases:
+        try:
+            status = os.stat(case.image)
+        except OSError:
+            kept[case.cohort, str(case.image), 0, 0] = case
+            continue
+        place = (case.cohort, case.case_id, status.st_dev, status.st_ino)
+        if place not in kept or len(case.masks) > len(kept[place].masks):
+            kept[place] = case
+    return list(kept.values())
 
 
 def _duplicates(cases: Iterable[Case]) -> list[Duplicate]:

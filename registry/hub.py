@@ -202,7 +202,7 @@ def _usable(found: FoundDatasets, report: BuildReport) -> list[Case]:
     """The cases found, without those that two files claim."""
     report.faults += [str(duplicate) for duplicate in found.duplicates]
     report.faults += [
-        f"{path}: a second {name} mask of {case.dataset} {case.case_id}; the first is used"
+        f"{path}: a second {name} mask of {case.dataset} {case.case_id}; the nearest is used"
         for case, name, path in found.masks_twice
     ]
     report.faults += [f"{path}: cannot be listed ({reason})" for path, reason in found.unreadable]

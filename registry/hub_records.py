@@ -21,7 +21,7 @@ def find_records(
     Raises
     ------
     LayoutError
-        Nothing is found, or two scans claim one case.
+        Nothing is found, or two scans claim one case of ``datasets``.
     """
     found = find_cases(root, datasets)
     found.require_any()

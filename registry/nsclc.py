@@ -29,7 +29,7 @@ from covidseg.registry.dataset import (
     Pattern,
     Piece,
 )
-from covidseg.registry.tree import Folder, Tree, is_dicom_name
+from covidseg.registry.tree import FEWEST_SLICES, Folder, Tree, is_dicom_name
 
 _PATIENT = re.compile(r"(?:^|/)(LUNG1-\d{3})(?:/[^/]+){0,3}$", re.IGNORECASE)
 _CASE = r"LUNG1-(?P<number>\d{3})"
@@ -156,44 +156,43 @@ class NSCLC(Dataset):
 
     def pieces(self, tree: Tree) -> list[Piece]:
         found = super().pieces(tree)
-        single: list[Piece] = []
+        short: list[Piece] = []
         for folder in tree.folders:
-            piece = _dicom_piece(folder, tree)
-            if piece is not None:
-                (single if _is_lone_image(piece, folder) else found).append(piece)
-        # A single file that is CT or cannot be told is what is left of a scan only where its
-        # patient has no other scan: then the reader says what is wrong with it.
+            for piece in _dicom_pieces(folder, tree):
+                (short if _is_short(piece, folder) else found).append(piece)
+        # A few files that are CT or cannot be told are a localiser, or what is left of a scan where
+        # its patient has no other: then the reader says what is wrong with it.
         scanned = {piece.case_id for piece in found if piece.role == IMAGE}
-        return found + [piece for piece in single if piece.case_id not in scanned]
+        return found + [piece for piece in short if piece.case_id not in scanned]
 
 
-def _is_lone_image(piece: Piece, folder: Folder) -> bool:
-    return piece.role == IMAGE and sum(map(is_dicom_name, folder.files)) == 1
+def _is_short(piece: Piece, folder: Folder) -> bool:
+    return piece.role == IMAGE and sum(map(is_dicom_name, folder.files)) < FEWEST_SLICES
 
 
-def _dicom_piece(folder: Folder, tree: Tree) -> Piece | None:
-    """The CT series or the structure set that a DICOM folder holds, or nothing of use.
+def _dicom_pieces(folder: Folder, tree: Tree) -> list[Piece]:
+    """The CT series or the structure sets that a DICOM folder holds, or nothing of use.
 
-    A series of several files is the scan. A single file is told by its modality: structure set or
+    A series of many files is the scan. A few files are told by their modality: structure set or
     segmentation.
     """
     files = [path for name, path in folder.files.items() if is_dicom_name(name)]
     if not files:
-        return None
+        return []
     match = _PATIENT.search(folder.posix)
     identity = None
     if not match:
         identity = tree.dicom_identity(folder)
         match = _PATIENT.search(identity.patient_id) if identity else None
     if not match:
-        return None
+        return []
     case_id = match[1].upper()
     scan = Piece(folder.path, IMAGE, case_id, "labelled", "TCIA DICOM", "dicom")
-    if len(files) > 1:
-        return scan
+    if len(files) >= FEWEST_SLICES:
+        return [scan]
     identity = identity or tree.dicom_identity(folder)
     if identity is None or identity.modality == "CT":
-        return scan
+        return [scan]
     if identity.modality == "RTSTRUCT":
-        return Piece(files[0], "structures", case_id, "labelled", "TCIA DICOM")
-    return None
+        return [Piece(file, "structures", case_id, "labelled", "TCIA DICOM") for file in files]
+    return []

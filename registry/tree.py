@@ -18,8 +18,11 @@ from covidseg.core.errors import LayoutError
 VOLUME = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 ARCHIVE = re.compile(r"\.(zip|tar|tar\.gz|tgz|rar|7z)$", re.IGNORECASE)
 
-# A dataset repository that this project wrote holds links to the volumes: the same cases again.
-_BUILT_MARK = ".covidseg"
+# What this project wrote is no download: a dataset repository holds links to the volumes, the same
+# cases again, and predictions bear the names of their scans.
+_WRITTEN_MARKS = {".covidseg", "predictions.json"}
+# Of a scan of a chest; a series of fewer is what a scanner draws to plan the scan.
+FEWEST_SLICES = 4
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ def _identity(folder: Folder) -> DicomIdentity | None:
 def walk(root: str | os.PathLike[str]) -> Tree:
     """List everything below ``root`` once, following links to folders but never in circles.
 
-    Hidden files and folders, ``__MACOSX`` and the ``._*`` files of Apple's archiver are left out.
+    Hidden files and folders, ``__MACOSX`` and the ``._*`` files of Apple's archiver are left out,
+    and so are folders that this project wrote: dataset repositories and predictions.
     Folders that may not be listed are collected in ``unreadable`` with the reason.
 
     Raises
@@ -133,7 +137,7 @@ def walk(root: str | os.PathLike[str]) -> Tree:
         except OSError as fault:
             tree.unreadable.append((path, os.strerror(fault.errno or 0)))
             continue
-        if any(entry.name == _BUILT_MARK for entry in listed):
+        if any(entry.name in _WRITTEN_MARKS for entry in listed):
             continue
         files: dict[str, Path] = {}
         for entry in listed:

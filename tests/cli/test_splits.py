@@ -74,6 +74,35 @@ def test_audit_of_ones_own_split(run, tmp_path):
     assert run("audit", path)[0] == 0
 
 
+def test_what_is_wrong_with_other_datasets_does_not_matter(run, tmp_path):
+    for copy in ("a", "b"):
+        (tmp_path / copy / "NSCLC").mkdir(parents=True)
+        (tmp_path / copy / "NSCLC/LUNG1-001.nii.gz").touch()
+    scans = tmp_path / "COVID-19-20_v2/Train"
+    scans.mkdir(parents=True)
+    for number in range(3, 9):
+        (scans / f"volume-covid19-A-{number:04d}_ct.nii.gz").touch()
+    status, out, _ = run("show", "covid1920-fold0", "--root", tmp_path)
+    assert status == 0
+    assert "NOT THE PUBLISHED SPLIT: 6 training scans found instead of 199" in out
+    status, _, err = run("show", "task2-nsclc-lung", "--root", tmp_path)
+    assert status == 2
+    assert "LUNG1-001 is there 2 times" in err
+
+
+def test_cases_of_ones_own_that_are_not_found_are_counted(run, tmp_path):
+    scan = tmp_path / "raw/COVID-19-20_v2/Train/volume-covid19-A-0003_ct.nii.gz"
+    scan.parent.mkdir(parents=True)
+    scan.touch()
+    path = tmp_path / "mine.json"
+    path.write_text('{"train": ["volume-covid19-A-0003"], "test": ["LUNG1-001", "b"]}')
+    status, out, _ = run("audit", path, "--root", tmp_path / "raw")
+    assert status == 0
+    assert f"2 cases of {path}: mine" in out
+    status, out, _ = run("audit", path, "--root", tmp_path / "raw", "--json")
+    assert json.loads(out)["unmatched"] == {f"{path}: mine": ["nsclc/LUNG1-001", "b"]}
+
+
 @pytest.mark.parametrize(
     ("what", "said"),
     [

@@ -103,6 +103,8 @@ LAYOUTS = {
         [
             "NSCLC-Radiomics/LUNG1-001/study/0.000000-NA-82046/1-001.dcm",
             "NSCLC-Radiomics/LUNG1-001/study/0.000000-NA-82046/1-002.dcm",
+            "NSCLC-Radiomics/LUNG1-001/study/0.000000-NA-82046/1-003.dcm",
+            "NSCLC-Radiomics/LUNG1-001/study/0.000000-NA-82046/1-004.dcm",
             "m/Thoracic_Cavities/LUNG1-001/LUNG1-001_thor_cav_primary_reviewer.nii.gz",
             "m/Effusions/LUNG1-001/LUNG1-001_effusion_first_reviewer.nii.gz",
             "m/Effusions/LUNG1-001/LUNG1-001_effusion_second_reviewer.nii.gz",
@@ -339,10 +341,11 @@ def test_second_mask_is_reported_not_merged(tmp_path, hand):
         "copy/masks/study_0255_mask.nii.gz",
     )
     found = find_cases(tmp_path)
-    assert len(found.masks_twice) == 1
-    assert found.masks_twice[0][2] == tmp_path / "masks/study_0255_mask.nii.gz" or (
-        found.masks_twice[0][2] == tmp_path / "copy/masks/study_0255_mask.nii.gz"
-    )
+    # The one nearest to the scan is used, whatever the order of their names.
+    assert found.cases[0].masks["infection"].path == tmp_path / "masks/study_0255_mask.nii.gz"
+    assert [path for _, _, path in found.masks_twice] == [
+        tmp_path / "copy/masks/study_0255_mask.nii.gz"
+    ]
 
 
 def test_archives_that_were_not_extracted_are_mentioned(tmp_path, hand):
@@ -448,3 +451,80 @@ def test_links_into_a_folder_of_phantoms_are_phantoms(tmp_path, hand):
     found = find_cases(tmp_path / "data")
     assert found.cases
     assert all(map(found.is_phantom, found.cases))
+
+
+def test_a_file_under_two_links_is_one_scan(tmp_path, hand):
+    hand.touch(tmp_path, "CT-1/study_0255.nii.gz", "masks/study_0255_mask.nii.gz")
+    (tmp_path / "again/CT-1").mkdir(parents=True)
+    (tmp_path / "again/masks").mkdir()
+    os.link(tmp_path / "CT-1/study_0255.nii.gz", tmp_path / "again/CT-1/study_0255.nii.gz")
+    (tmp_path / "again/masks/study_0255_mask.nii.gz").symlink_to(
+        tmp_path / "masks/study_0255_mask.nii.gz"
+    )
+    found = find_cases(tmp_path)
+    assert [list(case.masks) for case in found.cases] == [["infection"]]
+    assert not found.duplicates
+    assert not found.masks_twice
+
+
+def test_predictions_are_no_scans(tmp_path, hand):
+    hand.touch(tmp_path, "NSCLC/LUNG1-001.nii.gz", "out/LUNG1-001.nii.gz", "out/predictions.json")
+    assert [case.image.parent.name for case in find_cases(tmp_path).cases] == ["NSCLC"]
+
+
+def series(root, *slices):
+    """Empty DICOM files: names decide."""
+    return [f"{root}/1-{n:02d}.dcm" for n in range(*slices)]
+
+
+def test_a_localiser_is_not_a_second_scan(tmp_path, hand):
+    pool = "CT Images in COVID-19/volume-covid19-A-0701"
+    hand.touch(
+        tmp_path,
+        *series("NSCLC/LUNG1-001/study/a scout", 2),
+        *series("NSCLC/LUNG1-001/study/scan", 9),
+        *series(f"{pool}/study/a scout", 3),
+        *series(f"{pool}/study/scan", 9),
+    )
+    found = find_cases(tmp_path)
+    assert {(case.case_id, case.image.name) for case in found.cases} == {
+        ("LUNG1-001", "scan"),
+        ("volume-covid19-A-0701", "scan"),
+    }
+
+
+def test_a_patient_of_the_pool_may_have_two_scans(tmp_path, hand):
+    pool = "CT Images in COVID-19"
+    hand.touch(
+        tmp_path,
+        *series(f"{pool}/volume-covid19-A-0701/study/one", 9),
+        *series(f"{pool}/volume-covid19-A-0701/study/two", 9),
+        *series(f"{pool}/volume-covid19-A-0701/study/three", 9),
+        f"{pool}/volume-covid19-A-0701_1.nii.gz",
+    )
+    found = find_cases(tmp_path)
+    assert [case.case_id for case in found.cases] == [
+        f"volume-covid19-A-0701{end}" for end in ("", "_1", "_2", "_3")
+    ]
+    assert not found.duplicates
+
+
+def test_two_structure_sets_are_no_scan_and_reported(tmp_path, hand):
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
+
+    hand.touch(tmp_path, *series("NSCLC/LUNG1-001/study/scan", 9))
+    folder = tmp_path / "NSCLC/LUNG1-001/study/structures"
+    folder.mkdir()
+    for n in range(2):
+        entry = Dataset()
+        entry.file_meta = FileMetaDataset()
+        entry.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        entry.SOPClassUID, entry.SOPInstanceUID = RTStructureSetStorage, f"1.2.{n}"
+        entry.Modality, entry.PatientID = "RTSTRUCT", "LUNG1-001"
+        entry.save_as(folder / f"{n}.dcm", enforce_file_format=True)
+    found = find_cases(tmp_path)
+    assert [(case.image.name, list(case.masks)) for case in found.cases] == [
+        ("scan", ["structures"])
+    ]
+    assert [path.name for _, _, path in found.masks_twice] == ["1.dcm"]
