@@ -38,11 +38,13 @@ def find_scores(folders: Sequence[Path]) -> list[Path]:
     ScoringError
         A path does not exist, or there is no score anywhere.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for folder in folders:
         if not folder.exists():
             raise ScoringError("does not exist", path=folder)
-        found |= dict.fromkeys([folder] if folder.is_file() else _below(folder))
+        for path in [folder] if folder.is_file() else _below(folder):
+            # A link to a run is that run.
+            found.setdefault(path.resolve(), path)
     if not found:
         raise ScoringError(
             f"no scores in {', '.join(map(str, folders))}",
@@ -50,7 +52,7 @@ def find_scores(folders: Sequence[Path]) -> list[Path]:
             remedy="name the folder that a driver wrote to (runs/task1), or score predictions "
             "with `covidseg score`",
         )
-    return list(found)
+    return list(found.values())
 
 
 def _below(folder: Path, whole: bool = False) -> Iterator[Path]:
@@ -141,8 +143,9 @@ def _table(task: str, scores: pd.DataFrame, phantom: bool, notes: list[str]) -> 
     places = _places(means)
     main = next((part for part in _MAIN if part in set(means["part"])), str(places[0][0]))
     first = means[(means["part"] == main) & (means["metric"] == "dsc")]
-    # Without a DSC there a method is last, and has no rank.
-    standing = first.groupby(["variant", "algorithm"])["mean"].mean().dropna()
+    # Without a DSC there of every label a method is last, and has no rank.
+    by_label = first.pivot(index=["variant", "algorithm"], columns="label", values="mean")
+    standing = by_label.mean(axis=1, skipna=False).dropna()
     ordered = sorted(
         {(str(v), str(a)) for v, a in means[["variant", "algorithm"]].to_numpy()},
         key=lambda key: (key[0] != OFFICIAL, -standing.get(key, -1.0), key[1]),
@@ -151,7 +154,9 @@ def _table(task: str, scores: pd.DataFrame, phantom: bool, notes: list[str]) -> 
     for number, key in enumerate(ordered, start=1):
         own = means[(means["variant"] == key[0]) & (means["algorithm"] == key[1])]
         values = _shown(own)
-        rank = str(number) if key[0] == OFFICIAL and key in standing.index else ""
+        rank = ""
+        if key[0] == OFFICIAL and key in standing.index:
+            rank = str(1 + int((standing.loc[OFFICIAL] > standing[key]).sum()))
         name = key[1] + ("" if key[0] == OFFICIAL else f", {CLEAN}")
         cells = [values.get(place, EMPTY) for place in places]
         rows.append(Row((rank, name, str(folds.get(key, 0) or ""), *cells), number == 1))
@@ -163,7 +168,7 @@ def _table(task: str, scores: pd.DataFrame, phantom: bool, notes: list[str]) -> 
     text = [
         f"DSC and NSD in percent, mean±std over cases, fold by fold; ordered by the mean DSC of "
         f"{PARTS.get(main, main)}. A case without a score counts as 0, where other "
-        "scores of the same file have it; folds (or seeds) that a method lacks count as nothing.",
+        "scores of the same file have it; a method that lacks a label has no rank; folds (or seeds) that a method lacks count as nothing.",
         policy_note(str(scores["policy"].iloc[0]), "worst", means),
         *notes,
     ]

@@ -48,7 +48,8 @@ def read_challenge(
     ------
     ScoringError
         Other columns, a case twice, empty-mask policies or phantoms and patients mixed, fewer than
-        two algorithms, a NAVE that is not negative in a plain file.
+        two algorithms, a NAVE that is not negative in a plain file; a task that one algorithm has
+        alone, or an algorithm that shares no case of a task with any other.
     UnreadableFileError
         A file is absent or no CSV.
     """
@@ -80,6 +81,7 @@ def read_challenge(
             "Cases were scored in several folds: a case's value is the mean over an algorithm's "
             "folds, and a case that is missing in one of them is missing."
         )
+    notes += _meet(rows, algorithms)
     tasks = tuple(
         _task(str(name), part, algorithms) for name, part in rows.groupby("name", sort=False)
     )
@@ -88,9 +90,37 @@ def read_challenge(
         if undefined:
             notes.append(
                 f"{task.name}: {undefined} of {task.values.size} values are undefined (no such "
-                "metric on an empty mask) and left out of the comparisons they belong to."
+                "metric on an empty mask, or no reference) and left out of the comparisons they belong to."
             )
     return Challenge(tasks, phantom=bool(rows["phantom"].iloc[0]), notes=tuple(notes))
+
+
+def _meet(rows: pd.DataFrame, algorithms: Sequence[str]) -> list[str]:
+    """Refuse what cannot be compared: names of tasks or cases that do not meet are a mistake, and
+    would make each algorithm the best of its own. A note for each task that some algorithms lack.
+    """
+    notes = []
+    for name, part in rows.groupby("name", sort=False):
+        cases = part.groupby("algorithm")["case"].agg(set)
+        if len(algorithms) > 1 and len(cases) == 1:
+            raise ScoringError(
+                f"only {cases.index[0]} has scores of the task {name!r}",
+                expected="every task from two algorithms or more; tasks found: "
+                + ", ".join(map(repr, rows["name"].unique())),
+                remedy="give the same task one name in all files, or leave its rows out",
+            )
+        for algorithm, own in cases.items():
+            others = set().union(*cases.drop(algorithm))
+            if others and not own & others:
+                raise ScoringError(
+                    f"{algorithm} has no case of the task {name!r} in common with the others: "
+                    f"{min(own)} against {min(others)}",
+                    remedy="give the same case one name in all files",
+                )
+        lacking = sorted(set(algorithms) - set(cases.index))
+        if lacking:
+            notes.append(f"{name}: no scores at all of {', '.join(lacking)}.")
+    return notes
 
 
 def _is_plain(path: Path) -> bool:

@@ -81,7 +81,10 @@ def test_interrupted_at_random_it_ends_and_the_next_build_completes(raw, tmp_pat
         endings.append(build.wait(SECONDS_TO_END))
         said = log.read_text()
         assert "Traceback" not in said, said
-        if endings[-1]:
+        if endings[-1] == -signal.SIGINT:
+            # Python itself ended thus, with all of the build done.
+            assert "load_dataset(" in said, said
+        elif endings[-1]:
             assert endings[-1] == INTERRUPTED, said
             assert "interrupted" in said
         assert group_has_ended(build.pid)

@@ -183,3 +183,22 @@ def test_a_method_without_a_score_is_last_and_has_no_rank(tmp_path):
         write_scores(frame, make(tmp_path / name) / "scores.csv")
     [table] = leaderboard_tables(read_runs(find_scores([tmp_path])))
     assert [row.cells[:2] for row in table.rows][:3] == [("1", "good"), ("2", "poor"), ("", "none")]
+
+
+def test_a_method_that_lacks_a_label_has_no_rank_and_equals_share_one(tmp_path):
+    both = pd.concat(
+        [rows("both", [0.5, 0.5, 0.5]), rows("both", [0.7, 0.7, 0.7]).assign(label="lung")]
+    )
+    same = both.assign(algorithm="the same")
+    easy = rows("easy alone", [0.9, 0.9, 0.9]).assign(label="lung")
+    write_scores(pd.concat([both, same]), make(tmp_path / "one") / "scores.csv")
+    write_scores(easy, make(tmp_path / "two") / "scores.csv")
+    [table] = leaderboard_tables(read_runs(find_scores([tmp_path])))
+    own = [row.cells[:2] for row in table.rows if "published" not in row.cells[1]]
+    assert own == [("1", "both"), ("1", "the same"), ("", "easy alone")]
+
+
+def test_a_link_to_a_run_is_that_run(tmp_path):
+    write_scores(rows("a", [0.5, 0.5, 0.5]), make(tmp_path / "runs/one") / "scores.csv")
+    (tmp_path / "runs/latest").symlink_to(tmp_path / "runs/one")
+    assert len(find_scores([tmp_path / "runs"])) == 1

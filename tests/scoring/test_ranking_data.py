@@ -60,6 +60,20 @@ def test_a_case_without_a_row_is_missing(tmp_path):
     assert read_challenge([file]).tasks[0].missing.tolist() == [[False, False], [False, True]]
 
 
+def test_names_that_do_not_meet_are_no_missing_cases(tmp_path):
+    a = plain(tmp_path / "a.csv", ["DSC,A,1,.5", "DSC,A,2,.6"])
+    with pytest.raises(ScoringError, match="only A has scores of the task 'DSC'"):
+        read_challenge([a, plain(tmp_path / "b.csv", ["Dice,B,1,.5", "Dice,B,2,.6"])])
+    with pytest.raises(ScoringError, match=r"A has no case .* in common .*: 1 against case1"):
+        read_challenge([a, plain(tmp_path / "b.csv", ["DSC,B,case1,.5", "DSC,B,case2,.6"])])
+    lines = ["DSC,B,1,.5", "DSC,B,2,.6", "NSD,B,1,.5", "NSD,C,1,.5"]
+    challenge = read_challenge([a, plain(tmp_path / "b.csv", lines)])
+    assert [note for note in challenge.notes if "no scores at all" in note] == [
+        "DSC: no scores at all of C.",
+        "NSD: no scores at all of A.",
+    ]
+
+
 @pytest.mark.parametrize(
     ("task", "value", "worst"),
     [
