@@ -71,7 +71,10 @@ class DicomSeries:
 def find_series(folder: str | PathLike[str]) -> list[DicomSeries]:
     """All DICOM series below a folder, by their files' headers; other files are passed over.
 
-    Sorted by patient, study and series UID. A folder without DICOM gives an empty list.
+    Sorted by patient, study and series UID. A folder without DICOM gives an empty list. A file that
+    is called DICOM (``.dcm``) and is none, being empty or cut short, counts to the series beside
+    it, so that reading those says so: passed over, it would be a slice less, which nobody sees at
+    the end of a scan.
 
     Raises
     ------
@@ -83,14 +86,19 @@ def find_series(folder: str | PathLike[str]) -> list[DicomSeries]:
         what = "is a file" if folder.exists() else "does not exist"
         raise UnreadableFileError(what, path=folder, expected="a folder of DICOM files")
     found: dict[tuple[str, str, str], list[DicomSeries]] = {}
+    damaged: dict[Path, list[Path]] = {}
     for path in _files_below(folder):
         one = _series_of(path)
         if one is not None:
             found.setdefault((one.patient_id, one.study_uid, one.uid), []).append(one)
-    return [
-        dataclasses.replace(files[0], files=tuple(one.files[0] for one in files))
-        for _, files in sorted(found.items())
-    ]
+        elif path.name.lower().endswith((".dcm", ".ima")):
+            damaged.setdefault(path.parent, []).append(path)
+    series = []
+    for _, files in sorted(found.items()):
+        paths = [one.files[0] for one in files]
+        beside = [bad for parent in {p.parent for p in paths} for bad in damaged.get(parent, ())]
+        series.append(dataclasses.replace(files[0], files=tuple(sorted([*paths, *beside]))))
+    return series
 
 
 def read_series(

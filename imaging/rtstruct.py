@@ -60,7 +60,8 @@ def rasterise(
     Raises
     ------
     LabelError
-        A structure is absent (the message lists those there are), or has no closed contour.
+        A structure is absent (the message lists those there are), there twice, or has no closed
+        contour.
     GeometryError
         The frame of reference is another, or contours do not lie on the grid's slices.
     UnreadableFileError
@@ -74,7 +75,9 @@ def rasterise(
     labels = np.zeros(grid.shape, dtype=np.uint8, order="F")
     to_voxel = np.linalg.inv(grid.affine) @ LPS_TO_RAS
     with parsing(path):
-        items = {str(item.ROIName): item for item in plan.StructureSetROISequence}
+        items: dict[str, list[Dataset]] = {}
+        for item in plan.StructureSetROISequence:
+            items.setdefault(str(item.ROIName), []).append(item)
         for name, value in structures.items():
             if name not in items:
                 raise LabelError(
@@ -82,7 +85,16 @@ def rasterise(
                     path=path,
                     remedy="name one of those",
                 )
-            drawn_in = str(items[name].get("ReferencedFrameOfReferenceUID") or "")
+            # One that was begun and left empty beside it is no second one.
+            drawn = [i for i in items[name] if any(True for _ in _contours(plan, int(i.ROINumber)))]
+            if len(drawn) > 1:
+                raise LabelError(
+                    f"has {len(drawn)} structures called {name!r}, of which one cannot be chosen",
+                    path=path,
+                    remedy="remove or rename all but one of them",
+                )
+            item = (drawn or items[name])[0]
+            drawn_in = str(item.get("ReferencedFrameOfReferenceUID") or "")
             if frame_of_reference_uid and drawn_in and drawn_in != frame_of_reference_uid:
                 raise GeometryError(
                     f"structure {name!r} is drawn in the frame of reference {drawn_in}",
@@ -90,9 +102,7 @@ def rasterise(
                     expected=f"{frame_of_reference_uid}, the image's",
                     remedy="take the RTSTRUCT that belongs to this scan",
                 )
-            by_slice = _by_slice(
-                _contours(plan, int(items[name].ROINumber)), to_voxel, grid, name, path
-            )
+            by_slice = _by_slice(_contours(plan, int(item.ROINumber)), to_voxel, grid, name, path)
             if not by_slice:
                 raise LabelError(f"structure {name!r} has no closed contour", path=path)
             for z, polygons in by_slice.items():

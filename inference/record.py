@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from filelock import FileLock
+
 from covidseg.core.errors import ConfigError
 from covidseg.core.files import atomic_file
 from covidseg.inference.files import Input
@@ -27,17 +29,22 @@ class Record:
 
     def __init__(self, folder: Path, settings: str) -> None:
         self.folder, self.settings = folder, settings
-        try:
-            noted = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            noted = {}
-        self.noted = noted if isinstance(noted, dict) else {}
+        self.noted = self._read()
 
     def note(self, one: Input) -> None:
         """A result has been written."""
-        self.noted[one.result] = self._key(one)
-        with atomic_file(self.folder / NAME) as temporary:
-            temporary.write_text(json.dumps(self.noted, indent=1), encoding="utf-8")
+        # Another call may note its own results in the same folder at the same time.
+        with FileLock(self.folder / f".{NAME}.lock"):
+            self.noted = self._read() | {one.result: self._key(one)}
+            with atomic_file(self.folder / NAME) as temporary:
+                temporary.write_text(json.dumps(self.noted, indent=1), encoding="utf-8")
+
+    def _read(self) -> dict[str, str]:
+        try:
+            noted = json.loads((self.folder / NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            noted = {}
+        return noted if isinstance(noted, dict) else {}
 
     def missing(self, inputs: Sequence[Input]) -> list[Input]:
         """The inputs whose result is not there.

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from covidseg.imaging.geometry import orientation_change
 from covidseg.imaging.resample import ANISOTROPY_THRESHOLD, reorient
 from covidseg.imaging.volume import Volume
 from covidseg.inference.preprocessing import ORIENTATION, Prepared
@@ -74,9 +75,12 @@ def upright_shape(scan_shape: tuple[int, int, int], scan_affine: NDArray) -> tup
 
 def label_map(labels: NDArray[np.uint8], scan_shape: tuple, scan_affine: NDArray) -> Volume:
     """Upright labels (Z, Y, X) as a volume with the scan's own axes and affine."""
-    upright = Volume(labels.transpose(2, 1, 0), _upright(scan_shape, scan_affine).affine)
-    orientation = Volume(np.empty((1, 1, 1)), scan_affine).orientation
-    return Volume(np.ascontiguousarray(reorient(upright, orientation).data), scan_affine)
+    # The way back is the way there inverted: of axes at exactly 45 degrees the orientation of the
+    # upright grid need not lead to the scan's.
+    change = orientation_change(scan_affine, ORIENTATION)
+    data = labels.transpose(2, 1, 0).transpose(change[:, 0].astype(int))
+    data = np.flip(data, [axis for axis in range(3) if change[axis, 1] < 0])
+    return Volume(np.ascontiguousarray(data), scan_affine)
 
 
 def _upright(scan_shape: tuple, scan_affine: NDArray) -> Volume:

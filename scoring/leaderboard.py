@@ -168,7 +168,8 @@ def _table(task: str, scores: pd.DataFrame, phantom: bool, notes: list[str]) -> 
     text = [
         f"DSC and NSD in percent, mean±std over cases, fold by fold; ordered by the mean DSC of "
         f"{PARTS.get(main, main)}. A case without a score counts as 0, where other "
-        "scores of the same file have it; a method that lacks a label has no rank; folds (or seeds) that a method lacks count as nothing.",
+        "scores of the same file have it; a method that lacks a label has no rank; folds (or "
+        "seeds) that a method lacks count as nothing.",
         policy_note(str(scores["policy"].iloc[0]), "worst", means),
         *notes,
     ]

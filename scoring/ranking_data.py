@@ -90,7 +90,8 @@ def read_challenge(
         if undefined:
             notes.append(
                 f"{task.name}: {undefined} of {task.values.size} values are undefined (no such "
-                "metric on an empty mask, or no reference) and left out of the comparisons they belong to."
+                "metric on an empty mask, or no reference) and left out of the comparisons they "
+                "belong to."
             )
     return Challenge(tasks, phantom=bool(rows["phantom"].iloc[0]), notes=tuple(notes))
 

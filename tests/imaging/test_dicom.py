@@ -196,11 +196,22 @@ def test_compression_that_cannot_be_decoded(series):
 def test_other_files_are_passed_over(series):
     folder, _, _ = series
     (folder / "LICENSE").write_text("CC BY")
-    (folder / "empty.dcm").write_bytes(b"")
+    (folder / "empty").write_bytes(b"")
     (folder / "._1-001.dcm").write_bytes(b"\0" * 200)
     (folder / "page.html").write_bytes(b"<html>" * 100)
     assert len(find_series(folder)[0].files) == 7
     assert read_series(folder).shape == (6, 5, 7)
+
+
+@pytest.mark.parametrize("kept", [0, 100, 200])
+def test_a_last_slice_that_is_empty_or_cut_is_not_passed_over(series, kept):
+    folder, files, _ = series
+    files[-1].write_bytes(files[-1].read_bytes()[:kept])
+    with pytest.raises(CovidsegError, match=files[-1].name):
+        read_series(folder)
+    (folder / "elsewhere").mkdir()
+    files[-1].rename(folder / "elsewhere" / "1.dcm")
+    assert read_series(folder).shape == (6, 5, 6)
 
 
 def test_two_series_in_one_folder(series, tmp_path):

@@ -158,6 +158,20 @@ def test_absent_and_empty_structures(drawn, tmp_path):
         rasterise(tmp_path / "e.dcm", grid, {"GTV-1": 1})
 
 
+def test_two_structures_of_one_name(drawn):
+    path, grid = drawn
+    plan = pydicom.dcmread(path)
+    plan.StructureSetROISequence[1].ROIName = "Lung-Left"
+    plan.save_as(path)
+    with pytest.raises(LabelError, match="2 structures called 'Lung-Left'"):
+        rasterise(path, grid, {"Lung-Left": 1})
+    # One that was begun and left empty is passed over.
+    plan.ROIContourSequence[1].ContourSequence = []
+    plan.save_as(path)
+    drawn_value = grid.data == 1
+    np.testing.assert_array_equal(rasterise(path, grid, {"Lung-Left": 1}) == 1, drawn_value)
+
+
 def test_another_frame_of_reference(drawn):
     path, grid = drawn
     with pytest.raises(GeometryError, match=r"1\.2\.826\.0\.1\.3.*expected 9\.9"):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from covidseg.core.errors import ConfigError
 from covidseg.imaging.volume import Volume
@@ -53,6 +56,26 @@ def test_without_resampling_every_voxel_is_decided_by_its_own_value(orientation)
     np.testing.assert_array_equal(result.data, volume.data > -500)
     np.testing.assert_allclose(result.affine, volume.affine)
     assert result.data.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("degrees", "spacing"),
+    [
+        ((-90, 135, 90), (1.5, 0.8, 3.0)),
+        ((0, 135, 90), (1.5, 0.8, 3.0)),
+        ((45, -45, -90), (1, 1, 1)),
+    ],
+)
+def test_axes_at_exactly_45_degrees_come_back(degrees, spacing):
+    """Which axis is which is a tie there, and may fall otherwise on the way back."""
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix() * spacing
+    for signs in itertools.product((-1, 1), repeat=3):
+        turned = affine @ np.diag([*signs, 1])
+        # NIfTI keeps an affine in single precision.
+        for rounded in (turned, turned.astype(np.float32).astype(float)):
+            volume = Volume(scan().data, rounded)
+            np.testing.assert_array_equal(segment(volume, WINDOW).data, volume.data > -500)
 
 
 @pytest.mark.parametrize("spacing", [(2.0, 1.2, 1.7), (4.0, 1.0, 1.0), (1.0, 3.0, 3.0)])
