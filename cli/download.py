@@ -52,5 +52,7 @@ def download(
         for path in done.extracted:
             printer.print(f"{path}: unpacked", markup=False, soft_wrap=True)
         for path in done.already_extracted:
-            printer.print(f"{path}: is there already, not unpacked again", soft_wrap=True)
+            printer.print(
+                f"{path}: is there already, not unpacked again", markup=False, soft_wrap=True
+            )
     printer.print(download_notes(entry, out))

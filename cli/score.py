@@ -127,6 +127,10 @@ def score(
                 expected="a file's name",
                 remedy=f"give {place}/scores.csv",
             )
+    if benchmark_csv is not None and benchmark_csv.resolve() == out.resolve():
+        raise ConfigError(
+            "is given for both --out and --benchmark-csv", path=out, expected="two files"
+        )
     # What lies below a phantoms' marker is phantoms, whether it is said or not.
     phantom = phantom or phantom_marker(references) is not None
     journal = out.with_name(out.name + ".partial")
@@ -185,15 +189,16 @@ def _labels(text: str | None, option: str) -> dict[int, str] | None:
 
 
 def _tolerances(texts: list[str]) -> dict[str, list[float]]:
-    tolerances = {}
+    tolerances: dict[str, list[float]] = {}
     for text in texts:
         label, _, numbers = text.partition("=")
         try:
-            tolerances[label.strip()] = [float(number) for number in numbers.split(",")]
+            given = [float(number) for number in numbers.split(",")]
         except ValueError:
             raise ConfigError(
                 f"--tolerance {text!r} cannot be read", expected="infection=3, or infection=1,3"
             ) from None
+        tolerances.setdefault(label.strip(), []).extend(given)
     return tolerances
 
 

@@ -79,7 +79,7 @@ def label_map(labels: NDArray[np.uint8], scan_shape: tuple, scan_affine: NDArray
     # upright grid need not lead to the scan's.
     change = orientation_change(scan_affine, ORIENTATION)
     data = labels.transpose(2, 1, 0).transpose(change[:, 0].astype(int))
-    data = np.flip(data, [axis for axis in range(3) if change[axis, 1] < 0])
+    data = np.flip(data, tuple(axis for axis in range(3) if change[axis, 1] < 0))
     return Volume(np.ascontiguousarray(data), scan_affine)
 
 

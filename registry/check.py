@@ -142,7 +142,8 @@ def write_report(report: CheckReport, path: str | os.PathLike[str]) -> None:
     """Write a report as JSON, whole or not at all."""
     text = json.dumps(report.as_dict(), indent=1, ensure_ascii=False)
     with atomic_file(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        # A file's name that is no UTF-8 becomes an escape, which JSON reads as that name.
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def _whole_findings(found: FoundDatasets) -> Iterator[Finding]:

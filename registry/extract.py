@@ -158,7 +158,7 @@ def _require_harmless(members: list[_Member], archive: Path, folder: Path) -> in
             plain.startswith(("/", "../"))
             or plain == ".."
             or "\\" in member.name
-            or ":" in Path(plain).parts[0]
+            or ":" in plain.split("/")[0]
             or "\0" in member.name
         ):
             why = "leads out of the folder it is unpacked into"

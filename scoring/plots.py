@@ -154,10 +154,14 @@ def case_strips(values: pd.DataFrame, metric: str, *, phantom: bool) -> Figure:
                 marker=MARKERS[number % len(MARKERS)],
                 alpha=0.8,
                 linewidths=0,
-                label=_name_with_absent(algorithm, panel[panel["algorithm"] == algorithm], " "),
+                label=_name_with_absent(
+                    shown_name(algorithm), panel[panel["algorithm"] == algorithm], " "
+                ),
                 zorder=2,
             )
-        axis.set_xticks(range(len(cases)), cases, rotation=90, fontsize=7)
+        axis.set_xticks(
+            range(len(cases)), [shown_name(case) for case in cases], rotation=90, fontsize=7
+        )
         axis.set_xlim(-0.7, len(cases) - 0.3)
         axis.set_ylabel(_score_label(metric, panel))
         _score_axis(axis, metric, panel)
@@ -246,7 +250,7 @@ def forest_plot(summary: pd.DataFrame, metric: str, *, confidence: float, phanto
                 fontsize=7,
                 color=_GREY,
             )
-        axis.set_yticks(range(len(algorithms)), algorithms)
+        axis.set_yticks(range(len(algorithms)), [shown_name(name) for name in algorithms])
         axis.set_ylim(len(algorithms) - 0.4, -0.6)
         axis.set_xlabel(f"{_score_label(metric, panel)}\nmean, {100 * confidence:g} % interval")
         axis.grid(axis="x", color="#e0e0e0", linewidth=0.7)
@@ -345,13 +349,22 @@ def _name_with_absent(algorithm: str, rows: pd.DataFrame, separator: str = "\n")
     return algorithm + (f"{separator}({', '.join(absent)})" if absent else "")
 
 
+def shown_name(name: str) -> str:
+    """A method's name as matplotlib shows it: a dollar sign would start a formula, and a name that
+    begins with an underscore is left out of legends.
+    """
+    name = name.replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
+
+
 def _wrapped(name: str) -> str:
     """A method's name in lines that fit beneath a box."""
+    name = shown_name(name)
     return "\n".join(textwrap.wrap(name, 14, break_long_words=False)) or name
 
 
 def _finish(figure: Figure, values: pd.DataFrame, phantom: bool) -> None:
-    title = str(values["task"].iloc[0])
+    title = shown_name(str(values["task"].iloc[0]))
     if phantom:
         notice = f"{PHANTOM_NOTICE}\n{title}"
         figure.suptitle(notice, color="#b00000", fontweight="bold", fontsize="medium")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from covidseg.scoring.bootstrap_ranking import Bootstraps, rank_quantiles, rank_shares
+from covidseg.scoring.plots import shown_name
 from covidseg.scoring.ranking import Ranking, TaskRanking
 from covidseg.scoring.ranking_methods import METHODS, ranks_by_method
 from covidseg.scoring.wilcoxon import holm
@@ -322,12 +323,25 @@ def _figure(ranking: Ranking, width: float, height: float, notice: bool = True) 
 
 
 def _names(ranking: Ranking) -> list[str]:
+    """What figures call the algorithms: long names cut, but never two to the same."""
+    whole = ranking.challenge.algorithms
+    short = [_cut(name, _LONGEST_NAME - 1) for name in whole]
+    # Long names that begin alike often end in what tells them apart.
     short = [
-        name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
-        for name in ranking.challenge.algorithms
+        _cut(name, _LONGEST_NAME // 2) if short.count(cut) > 1 else cut
+        for name, cut in zip(whole, short, strict=True)
     ]
-    # A dollar sign would start a formula.
-    return [name.replace("$", r"\$") for name in short]
+    return [
+        shown_name(f"{s} [{k}]" if short.count(s) > 1 else s) for k, s in enumerate(short, start=1)
+    ]
+
+
+def _cut(name: str, first: int) -> str:
+    """The first letters of a long name and as many of its last as there is room for."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    last = _LONGEST_NAME - 1 - first
+    return name[:first] + "…" + (name[-last:] if last else "")
 
 
 def _tall(count: int) -> float:

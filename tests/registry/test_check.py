@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -414,6 +415,11 @@ def test_report_is_plain_json_and_whole(hand, tmp_path):
     assert content["datasets"]["mosmed"]["errors"] == 1
     assert content["datasets"]["mosmed"]["files"] == 2
     assert content["findings"][0]["file"] == str(image)
+    # Neither is a name that is no UTF-8 a reason to lose what was found.
+    shutil.move(tmp_path / "data", tmp_path / os.fsdecode(b"caf\xe9"))
+    write_report(check(tmp_path), tmp_path / "out" / "report.json")
+    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert os.fsencode(content["findings"][0]["file"]).startswith(bytes(tmp_path / "caf"))
     (tmp_path / "file").touch()
     with pytest.raises((StorageError, NotADirectoryError)):
         write_report(report, tmp_path / "file" / "report.json")

@@ -53,6 +53,16 @@ def test_archives_are_unpacked(name, make, tmp_path):
     assert sorted(os.listdir(tmp_path)) == sorted(["out", name])
 
 
+def test_an_archive_of_the_folder_it_was_made_in(tmp_path):
+    """``tar cf x.tar .`` lists the folder itself, and every name below it from there."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.txt").write_text("a")
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        archive.add(tmp_path / "in", ".")
+    extract(tmp_path / "x.tar", tmp_path / "out", progress=False)
+    assert tree(tmp_path / "out") == {"a.txt": b"a"}
+
+
 def test_a_single_folder_of_the_same_name_is_left_out(tmp_path):
     archive = make_zip(
         tmp_path / "Lung.zip", {"Lung/Lung/x": b"1", "Lung/y": b"2", "__MACOSX/Lung/._y": b"3"}

@@ -293,6 +293,13 @@ def test_the_command(folders, tmp_path, capsys):
     assert read_scores(out)["phantom"].all()
     capsys.readouterr()
 
+    # Given twice, a label has both tolerances.
+    assert command(*folders, *options, "--tolerance", "infection=1", "--tolerance", "infection=3")
+    assert {"nsd_1mm", "nsd_3mm"} <= set(read_scores(out).columns)
+    capsys.readouterr()
+    assert command(*folders, *options[:-1], out) == 2
+    assert "both --out and --benchmark-csv" in capsys.readouterr().err
+
     assert command(*folders, *options[:-1], tmp_path) == 2
     assert command(*folders, "--task", "task1-union", "--out", tmp_path) == 2
     assert "is a folder" in capsys.readouterr().err

@@ -99,6 +99,24 @@ def test_values_that_are_not_drawn_are_counted():
     assert legend.get_texts()[0].get_text() == "a (1 missing, 1 undefined, 1 infinite)"
 
 
+def test_names_with_signs_of_formulas_and_of_hidden_lines():
+    names = ("$a$ at $3", "_b")
+    values = case_values(scores(names))
+    figure = case_strips(values, "dsc", phantom=True)
+    assert [text.get_text().strip() for text in figure.axes[0].get_legend().get_texts()] == [
+        r"\$a\$ at \$3",
+        "_b",
+    ]
+    summary = summarise_folds(values, FEW)
+    for drawn in (
+        figure,
+        box_plot(values, "dsc", phantom=True),
+        paired_lines(values, "dsc", phantom=True),
+        forest_plot(summary, "dsc", confidence=0.95, phantom=True),
+    ):
+        drawn.canvas.draw()
+
+
 def test_strips_order_cases_by_their_mean():
     values = case_values(scores())
     axis = case_strips(values, "dsc", phantom=True).axes[0]

@@ -87,6 +87,19 @@ def test_long_names_and_signs_of_formulas():
         figure.savefig(io.BytesIO())
 
 
+def test_no_two_names_are_cut_to_the_same():
+    names = ("n" * 40 + "1", "n" * 40 + "2", "n" * 60, "n" * 61, "_hidden")
+    values = np.random.default_rng(0).random((5, 4))
+    task = Task("DSC", names, tuple("1234"), values, np.zeros((5, 4), bool), 0.0)
+    ranking = rank_challenge(Challenge((task,)))
+    shown = [
+        label.get_text() for label in plots.significance_map(ranking, 0).axes[0].get_yticklabels()
+    ]
+    assert len(set(shown)) == 5
+    legend = plots.podium_plot(ranking, 0, seed=0).axes[0].get_legend()
+    assert len(legend.get_texts()) == 5
+
+
 def all_figures_of_one_task(ranking):
     samples = bootstrap_ranking(ranking, samples=5, progress=False)
     return [plots.blob_plot(ranking, samples, 0), plots.significance_map(ranking, 0),
