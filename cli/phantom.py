@@ -45,8 +45,9 @@ def phantom(
 
     They stand in for the real data wherever those are not at hand: every other command takes them
     as it takes the downloads, and marks what comes of them as phantom results. A case depends on
-    the seed and its name alone, so anybody gets the same ones. Cases that are there already are
-    kept: an interrupted run goes on when it is called again.
+    the seed and its name alone, so anybody gets the same ones (between kinds of processor a
+    voxel may differ by 1 HU). Cases that are there already are kept: an interrupted run goes on
+    when it is called again.
 
     \b
     Example:

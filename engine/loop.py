@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from filelock import FileLock, Timeout
 from torch import nn
 from tqdm import tqdm
 
 from covidseg.core.errors import ConfigError, CovidsegError, StorageError, TrainingError
 from covidseg.core.files import atomic_file, storage_error
+from covidseg.core.lock import alone_in
 from covidseg.engine import manifest as manifests
 from covidseg.engine.checkpoint import (
     last_checkpoint,
@@ -106,7 +106,7 @@ def train(
     run = _Run(method, streams, recipe, run_dir, accelerator, validation)
     with contextlib.ExitStack() as held:
         if accelerator.is_main_process:
-            held.enter_context(_alone_in(run_dir))
+            held.enter_context(alone_in(run_dir, "trained"))
             _prepare_folder(run_dir, recipe)
         accelerator.wait_for_everyone()
         return run.train(resume)
@@ -168,27 +168,6 @@ def refuse_other_run(
                 remedy="call it with the teachers (and folds) that it began with, or start "
                 "anew in another folder",
             )
-
-
-@contextlib.contextmanager
-def _alone_in(run_dir: Path) -> Iterator[None]:
-    """Hold the run's folder; the operating system lets go of it when the process ends, however."""
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run_dir / ".lock", timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise ConfigError(
-            "is being trained by another process",
-            path=run_dir,
-            remedy="wait for it, stop it, or choose another folder",
-        ) from None
-    except OSError as fault:
-        raise storage_error(fault, run_dir) from fault
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager

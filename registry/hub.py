@@ -7,19 +7,17 @@ needs no code of this project.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from covidseg.core.errors import ConfigError, LayoutError, StorageError
 from covidseg.core.files import atomic_file, storage_error
+from covidseg.core.lock import alone_in
 from covidseg.core.parallel import map_cases
 from covidseg.registry import hub_card, hub_rows
 from covidseg.registry.cases import Case
@@ -113,7 +111,8 @@ def build_hub(
     found = find_cases(root, datasets)
     found.require_any()
     _claim(out)
-    with _alone_in(out):
+    # Of two builders each would remove what the other has written.
+    with alone_in(out, "written", within=out / MARK):
         return _build(found, out, placing, publish, partial, workers, progress)
 
 
@@ -176,26 +175,6 @@ def _claim(out: Path) -> None:
         mark.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         raise storage_error(fault, out) from fault
-
-
-@contextlib.contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """Hold the repository: of two builders each would remove what the other has written."""
-    try:
-        lock = FileLock(out / MARK / ".lock", timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise ConfigError(
-            "is being written by another build",
-            path=out,
-            remedy="wait for it, or name another folder with --out",
-        ) from None
-    except OSError as fault:
-        raise storage_error(fault, out) from fault
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _usable(found: FoundDatasets, report: BuildReport) -> list[Case]:
