@@ -160,6 +160,14 @@ def refuse_other_run(
                 remedy="resume with the dataset repository that it began with, or start anew "
                 "in another folder",
             )
+        pools = [_pool(one) for one in (before, now)]
+        if all(pools) and pools[0].get("sha256") != pools[1].get("sha256"):
+            raise ConfigError(
+                "began to learn with another unlabelled pool "
+                f"({pools[0].get('taken')} scans; now {pools[1].get('taken')})",
+                path=run_dir,
+                remedy="call it with the pool that it began with, or start anew in another folder",
+            )
         teachers = [one.get("pseudo_labels", {}).get("key") for one in (before, now)]
         if all(teachers) and teachers[0] != teachers[1]:
             raise ConfigError(
@@ -168,6 +176,11 @@ def refuse_other_run(
                 remedy="call it with the teachers (and folds) that it began with, or start "
                 "anew in another folder",
             )
+
+
+def _pool(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is said of the unlabelled scans that are learnt from, or were labelled to be."""
+    return provenance.get("pool") or provenance.get("pseudo_labels", {}).get("pool") or {}
 
 
 @contextlib.contextmanager

@@ -25,6 +25,8 @@ from covidseg.pseudolabel.streams import unlabelled_batch_size, unlabelled_strea
 from covidseg.pseudolabel.uncertainty import UncertaintyAwareMeanTeacher
 from covidseg.pseudolabel.unimatch import UniMatch
 
+# What a run's provenance has of scans without manual labels.
+_OF_UNLABELLED = ("pool", "pseudo_labels")
 _PSEUDO_LABELLED = 3  # place of the pseudo-labelled patches' draws among those of the recipe's seed
 
 
@@ -84,7 +86,8 @@ def training_streams(
         nothing is known: stream ``pseudo``. For `supervised` none are used. For the others cases
         whose labels, if any, are not read: stream ``unlabelled``.
     provenance
-        What the run's manifest says of the data.
+        What the run's manifest says of the labelled data; its ``pool`` or ``pseudo_labels`` are
+        what it says of the others.
 
     Raises
     ------
@@ -93,9 +96,11 @@ def training_streams(
         label map.
     """
     name = recipe.method.name
-    streams = {"labelled": training_stream(recipe, labelled, provenance)}
     if name == "supervised":
-        return streams
+        return {"labelled": training_stream(recipe, labelled, provenance)}
+    labels = {k: v for k, v in provenance.items() if k not in _OF_UNLABELLED}
+    own = {k: v for k, v in provenance.items() if k in (*_OF_UNLABELLED, "phantom")}
+    streams = {"labelled": training_stream(recipe, labelled, labels)}
     if not unlabelled:
         raise ConfigError(
             f"method {name} learns from unlabelled scans, and there is none",
@@ -103,7 +108,7 @@ def training_streams(
             "supervised",
         )
     if name in WITH_UNLABELLED:
-        return streams | {"unlabelled": unlabelled_stream(recipe, unlabelled, provenance)}
+        return streams | {"unlabelled": unlabelled_stream(recipe, unlabelled, own)}
     without = next((case for case in unlabelled if case.label() is None), None)
     if without is not None:
         raise ConfigError(
@@ -115,4 +120,4 @@ def training_streams(
         seed=derived_seed(recipe.seed, _PSEUDO_LABELLED),
         patch=dataclasses.replace(recipe.patch, batch_size=unlabelled_batch_size(recipe)),
     )
-    return streams | {"pseudo": training_stream(drawn, unlabelled, provenance)}
+    return streams | {"pseudo": training_stream(drawn, unlabelled, own)}

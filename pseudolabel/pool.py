@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -87,7 +87,11 @@ class Pool:
             state: sum(entry.state == state for entry in self.entries)
             for state in ("taken", "refused", "unreadable", "not drawn")
         }
-        listed = [[scan.case.case_id, scan.case.content] for scan in self.scans]
+        # By the voxels where they are known: a folder of scans may have been moved.
+        listed = [
+            [scan.case.case_id, scan.record.content_hash or scan.case.content]
+            for scan in self.scans
+        ]
         digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
         return {"phantom": self.phantom, "sha256": digest, **counts}
 
@@ -100,6 +104,7 @@ def gather(
     more: Sequence[Row] = (),
     measured: Sequence[str] = (),
     phantom: bool = False,
+    accept: Callable[[Mapping[str, Any]], None] | None = None,
     progress: bool = True,
 ) -> Pool:
     """The pool that a recipe names, without what must not be learnt from; its table in ``folder``.
@@ -119,6 +124,9 @@ def gather(
         Further configurations whose evaluation parts are denied.
     phantom
         Whether the repository's scans are phantoms.
+    accept
+        Called with the pool's `Pool.provenance` before the table is written; raises where a run
+        that has begun did so with another pool, whose table then stays.
 
     Raises
     ------
@@ -162,6 +170,9 @@ def gather(
         else:
             state, reason = "not drawn", f"unlabelled.cases is {recipe.unlabelled.cases}"
         entries.append(Entry(name, scan.origin, state, reason))
+    pool = Pool(kept, entries, phantom)
+    if accept is not None:
+        accept(pool.provenance)
     _write_table(folder / TABLE, entries)
     _refuse_the_test_set(scans, refused)
     if not kept:
@@ -173,7 +184,7 @@ def gather(
             remedy="the table says why each was; name another pool in unlabelled.configuration or "
             "unlabelled.also",
         )
-    return Pool(kept, entries, phantom)
+    return pool
 
 
 def few_labels(rows: Sequence[Row], count: int | None, seed: int) -> tuple[list[Row], list[Row]]:

@@ -125,12 +125,13 @@ def label_pool(
     ------
     ConfigError
         A teacher is of another label set or spacing than the recipe; a student has begun to learn
-        from other pseudo-labels, which stay as they are; no pseudo-label is kept.
+        from other pseudo-labels or another pool, which stay as they are; none is kept.
     """
     refuse_other_teachers(recipe, teachers)
     opened = open_teachers(teachers, device=accelerator.device)
     for own, run in students:
-        refuse_other_run(run, own, {"pseudo": {"pseudo_labels": {"key": opened.key}}})
+        made = {"key": opened.key, "pool": pool.provenance}
+        refuse_other_run(run, own, {"pseudo": {"pseudo_labels": made}})
     main = accelerator.is_main_process
     if main:
         free_claims(folder)
@@ -146,7 +147,7 @@ def label_pool(
     provenance = {
         "teachers": [str(run) for run in teachers],
         "key": opened.key,
-        **pool.provenance,
+        "pool": pool.provenance,
         **found.provenance,
     }
     return PseudoLabels(found.cases, provenance)

@@ -13,12 +13,14 @@ is kept: an interrupted call goes on where it was when it is given again.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from covidseg.engine.distributed import start_processes
+from covidseg.engine.loop import refuse_other_run
 from covidseg.engine.recipes import load_recipe
 from covidseg.engine.runs import open_runs
 from covidseg.engine.segmentation import planned, with_precision
@@ -86,6 +88,7 @@ def run(recipe: PseudolabelRecipe, folds: Sequence[int], out: Path) -> None:
             out,
             measured=[f"{CONFIGURATION}-fold{fold}" for fold in folds],
             phantom=whole.phantom,
+            accept=functools.partial(_refuse_another_pool, recipe, folds, out),
             progress=main,
         )
     protocol = Protocol(recipe, tuple(folds), out, accelerator)
@@ -126,6 +129,21 @@ def run(recipe: PseudolabelRecipe, folds: Sequence[int], out: Path) -> None:
     if main and scored:
         print(report(protocol, pd.concat(scored, ignore_index=True)))
         print(f"Per-case scores, tables, figures and archives to submit: {out}")
+
+
+def _refuse_another_pool(
+    recipe: PseudolabelRecipe, folds: Sequence[int], out: Path, provenance: Mapping[str, Any]
+) -> None:
+    """Raise ConfigError where a student in ``out`` began to learn with another pool."""
+    for number in range(1, recipe.rounds.count + 1):
+        for fold in folds:
+            data = dataclasses.replace(recipe.data, fold=fold)
+            own, run = student_of(
+                dataclasses.replace(recipe, data=data),
+                out / f"round{number}" / f"fold{fold}",
+                number,
+            )
+            refuse_other_run(run, own, {"pseudo": {"pseudo_labels": {"pool": provenance}}})
 
 
 def evaluate(

@@ -12,12 +12,14 @@ same step of a training or the same scan of the pool.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from covidseg.core.errors import ConfigError
 from covidseg.engine.distributed import start_processes
-from covidseg.engine.loop import Result
+from covidseg.engine.loop import Result, refuse_other_run
 from covidseg.engine.segmentation import planned, training_part, with_precision
 from covidseg.pseudolabel.pool import few_labels, gather
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
@@ -27,6 +29,7 @@ from covidseg.pseudolabel.rounds import (
     cached_pool,
     fit,
     run_rounds,
+    student_of,
     with_teachers_grid,
 )
 from covidseg.trainers.options import parsed, run_main, trainer_parser
@@ -63,7 +66,15 @@ def run(
         recipe = planned(recipe, labelled.cases, part.targets, progress=main)
         pool = None
         if name != "supervised":
-            pool = gather(recipe, rows, out, more=rest, phantom=part.phantom, progress=main)
+            pool = gather(
+                recipe,
+                rows,
+                out,
+                more=rest,
+                phantom=part.phantom,
+                accept=functools.partial(_refuse_another_pool, recipe, out),
+                progress=main,
+            )
     if pool is not None and name == "noisy-student":
         return run_rounds(recipe, labelled, pool, out, accelerator, teachers=teachers)
     unlabelled = [] if pool is None else cached_pool(recipe, pool.scans, accelerator)
@@ -72,6 +83,19 @@ def run(
         provenance["pool"] = pool.provenance
     cases = cached(recipe, labelled.cases, accelerator)
     return fit(recipe, cases, unlabelled, provenance, out, accelerator)
+
+
+def _refuse_another_pool(
+    recipe: PseudolabelRecipe, out: Path, provenance: Mapping[str, Any]
+) -> None:
+    """Raise ConfigError where a run in ``out`` began to learn with another pool."""
+    if recipe.method.name != "noisy-student":
+        refuse_other_run(out, recipe, {"unlabelled": {"pool": provenance}})
+        return
+    for number in range(1, recipe.rounds.count + 1):
+        final = out if number == recipe.rounds.count else None
+        own, run = student_of(recipe, out / ROUNDS / str(number), number, final)
+        refuse_other_run(run, own, {"pseudo": {"pseudo_labels": {"pool": provenance}}})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -140,7 +140,29 @@ def test_another_method_trains_on_the_same_pool(words, tmp_path):
     main([*words, "--method.name=mean-teacher", "--out", str(tmp_path / "run")])
     manifest = json.loads((tmp_path / "run/manifest.json").read_text())
     assert manifest["data"]["unlabelled"]["pool"]["taken"] == 10
+    assert "cases" not in manifest["data"]["unlabelled"]  # the labelled ones are no pool
     assert open_runs([tmp_path / "run"], device="cpu").classes == 2
+
+
+@pytest.mark.parametrize("method", ["mean-teacher", "noisy-student"])
+def test_a_run_goes_on_with_the_pool_it_began_with_alone(words, hub, student, tmp_path, method):
+    folder = scans_of(hub, "unlabelled", tmp_path / "scans", 2, "mosmed")
+    for path in list(folder.iterdir()):
+        volume = read_nifti(path)
+        write_nifti(folder / f"own-{path.name}", volume.with_data(volume.data + 1))
+        path.unlink()
+    if method == "noisy-student":
+        run = shutil.copytree(student, tmp_path / "run", symlinks=True)
+        words = [*words, "--out", str(run), "--resume"]
+    else:
+        run = tmp_path / "run"
+        words = [*words, "--method.name=mean-teacher", "--out", str(run), "--resume"]
+        main(words)
+    before = (run / "pool.csv").read_text()
+    with pytest.raises(ConfigError, match=r"another unlabelled pool \(10 scans; now 12\)"):
+        main([*words, also(folder)])
+    assert (run / "pool.csv").read_text() == before
+    main(words)
 
 
 def test_few_labels_and_the_others_in_the_pool(words, tmp_path):
