@@ -6,11 +6,11 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.built
 DATA   ?=
 SIZE   ?= small
-HUB    ?= data/hub
+HUB    ?= data/hub$(if $(DATA),,-phantom)
 ROOT   := $(if $(DATA),$(DATA),data/phantom)
 
 .DEFAULT_GOAL := help
-.PHONY: covid1920 compare-semi compare-semiseg hub-covid1920 hub-semiseg task2-generalize semiseg semiseg-pseudolabel task1-fewshot kshot help setup lint test test-fast phantom check hub clean
+.PHONY: task3-transfer covid1920 compare-semi compare-semiseg hub-covid1920 hub-semiseg task2-generalize semiseg semiseg-pseudolabel task1-fewshot kshot help setup lint test test-fast phantom check hub clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -51,15 +51,16 @@ SEEDS ?= 0 1 2
 POOL  ?= []
 covid1920: $(STAMP) hub-covid1920 ## COVID-19-20: folds, pseudo-labels, students, seen and unseen test (DATA= PROFILE= FOLDS= POOL=)
 	$(LAUNCH) trainers/covid1920.py --profile $(PROFILE) --folds $(FOLDS) --unlabelled.also '$(POOL)' \
-		--hub data/hub-covid1920 --out runs/covid1920$(if $(DATA),,-phantom)
+		--hub $(COVID1920_HUB) --out runs/covid1920$(if $(DATA),,-phantom)
 
 compare-semi: $(STAMP) hub-covid1920 ## every semi-supervised method, same labels, pool and steps (DATA= PROFILE= SEEDS= POOL=)
 	$(BIN)/python trainers/compare_semi.py --profile $(PROFILE) --seeds $(SEEDS) --unlabelled.also '$(POOL)' \
-		--hub data/hub-covid1920 --out runs/compare-semi$(if $(DATA),,-phantom)
+		--hub $(COVID1920_HUB) --out runs/compare-semi$(if $(DATA),,-phantom)
 
+COVID1920_HUB := data/hub-covid1920$(if $(DATA),,-phantom)
 hub-covid1920: $(STAMP)
 	$(if $(DATA),,$(BIN)/covidseg phantom --out data/phantom --size small --datasets covid1920,mosmed)
-	$(BIN)/covidseg build $(ROOT) --out data/hub-covid1920 --datasets covid1920,mosmed
+	$(BIN)/covidseg build $(ROOT) --out $(COVID1920_HUB) --datasets covid1920,mosmed
 
 # Type checkers do not read package_dir; these links show them the rooms as covidseg.<room>.
 TYPES := build/types/covidseg
@@ -83,7 +84,7 @@ kshot: $(STAMP) ## scores over 1, 2, 4, 8, 16 training scans (DATA= PROFILE=demo
 		--dimensions $(firstword $(DIMENSIONS)) --hub $(HUB) --out runs/kshot$(if $(DATA),,-phantom)
 
 # Tasks 2 and 3 learn from other datasets too; a repository of all of them.
-SOURCES_HUB ?= data/hub-sources
+SOURCES_HUB ?= data/hub-sources$(if $(DATA),,-phantom)
 SOURCES     := covid-ct-seg,mosmed,structseg,nsclc,msd
 # With phantoms, what takes minutes: of everything there would be 14 trainings, of Task 3 130.
 TASK2       ?= $(if $(DATA),,--sources structseg-lung msd-tumour)

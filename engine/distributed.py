@@ -41,7 +41,11 @@ def start_processes(mixed_precision: str = "no", processes: int | None = None) -
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
-    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+    from accelerate.utils import (
+        DistributedDataParallelKwargs,
+        GradientAccumulationPlugin,
+        InitProcessGroupKwargs,
+    )
 
     # The state is one a process and keeps its first precision; another run may ask for another.
     AcceleratorState._reset_state(reset_partial_state=False)
@@ -51,6 +55,8 @@ def start_processes(mixed_precision: str = "no", processes: int | None = None) -
             mixed_precision=mixed_precision,
             # Left to itself, accelerate takes several processes without a GPU for as many runs.
             cpu=several and not torch.accelerator.is_available(),
+            # Said here, or a variable of the environment would divide the losses once more.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             kwargs_handlers=[
                 # Gradients lie in the buffers that are sent: one copy of them less.
                 DistributedDataParallelKwargs(gradient_as_bucket_view=True),

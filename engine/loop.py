@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +34,7 @@ from covidseg.engine.ema import Ema
 from covidseg.engine.method import Method, Progress
 from covidseg.engine.monitor import Monitor
 from covidseg.engine.optim import build_optimizer, learning_rate, set_learning_rate
-from covidseg.engine.recipes import write_recipe
+from covidseg.engine.recipes import load_recipe, write_recipe
 from covidseg.engine.seeds import random_states, restore_random_states, seed_everything
 from covidseg.engine.stream import Share, Stream, micro_batches, to_device
 from covidseg.engine.validation import Scores
@@ -101,7 +102,7 @@ def train(
         recipe.train.mixed_precision, recipe.train.processes
     )
     _check_precision(accelerator, recipe)
-    _check_folder(run_dir, resume)
+    refuse_begun(run_dir, resume)
     streams = {"": data} if isinstance(data, Stream) else dict(data)
     run = _Run(method, streams, recipe, run_dir, accelerator, validation)
     with contextlib.ExitStack() as held:
@@ -120,7 +121,8 @@ def _check_precision(accelerator: Accelerator, recipe: Recipe) -> None:
         )
 
 
-def _check_folder(run_dir: Path, resume: bool) -> None:
+def refuse_begun(run_dir: Path, resume: bool) -> None:
+    """Raise ConfigError where the folder holds a run and ``resume`` is false."""
     if not resume and ((run_dir / manifests.FILE_NAME).exists() or last_checkpoint(run_dir)):
         raise ConfigError(
             "holds a run already",
@@ -176,6 +178,48 @@ def refuse_other_run(
                 remedy="call it with the teachers (and folds) that it began with, or start "
                 "anew in another folder",
             )
+
+
+def _refuse_other_start(run_dir: Path, start: str | None) -> None:
+    """Raise ConfigError where a run would go on from other first weights than it had."""
+    known = manifests.read(run_dir)
+    if known is None:
+        return
+    before = known.get("start")
+    now = None if start is None else manifests.started_from(Path(start))
+    if not _same_start(before, now):
+        raise ConfigError(
+            f"began from {_weights_of(before)}, and train.start now names {_weights_of(now)}",
+            path=run_dir,
+            remedy="call it with the train.start that it began with, or start anew in another "
+            "folder",
+        )
+
+
+def _same_start(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> bool:
+    if not before or not now:
+        return not before and not now
+    if before["config_sha256"] is None or now["config_sha256"] is None:
+        return before["run"] == now["run"]  # what was there may be gone by now
+    # The same run may lie elsewhere by now.
+    return all(before[key] == now[key] for key in ("config_sha256", "finished"))
+
+
+def _weights_of(start: Mapping[str, Any] | None) -> str:
+    if not start:
+        return "random weights"
+    return f"the weights of {start['run']} ({start['finished'] or 'not known when finished'})"
+
+
+def _keep_window(run_dir: Path, recipe: Recipe) -> None:
+    """Let the run predict as the recipe says now, which may differ from what it said before."""
+    window, path = getattr(recipe, "window", None), run_dir / "config.yaml"
+    if window is None:
+        return
+    before: Any = load_recipe(path, schema=type(recipe))
+    if before.window != window:
+        with atomic_file(path) as temporary:
+            write_recipe(dataclasses.replace(before, window=window), temporary)
 
 
 def _pool(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -322,6 +366,9 @@ class _Run:
             self.method.on_train_start(self.accelerator)
             return
         refuse_other_run(self.run_dir, self.recipe, self._provenance())
+        _refuse_other_start(self.run_dir, self.settings.start)
+        if self.accelerator.is_main_process:
+            _keep_window(self.run_dir, self.recipe)
         for name, network in self.saved.items():
             load_network(network, checkpoint / f"{name}.safetensors")
         state = read_training_state(checkpoint)
@@ -442,10 +489,10 @@ class _Run:
                     raise TypeError(f"{type(self.method).__name__}.step returned no 'loss'")
                 self.accelerator.backward(found["loss"] / micros)
             losses.append({name: value.detach() for name, value in found.items()})
-        norm = None
-        if self.settings.clip_norm is not None:
-            self.accelerator.unscale_gradients(self.optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
+        self.accelerator.unscale_gradients(self.optimizer)
+        # Without a limit too: that it is finite is looked at before weights are saved.
+        limit = math.inf if self.settings.clip_norm is None else self.settings.clip_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
@@ -466,19 +513,17 @@ class _Run:
 
     # -- numbers -----------------------------------------------------------------------------
 
-    def _note(self, step: int, losses: list, norm: torch.Tensor | None, case_ids: list) -> None:
-        names = tuple(losses[0])
+    def _note(self, step: int, losses: list, norm: torch.Tensor, case_ids: list) -> None:
+        names = (*losses[0], "gradient_norm")
         values = torch.stack(
             [
                 torch.stack([micro[name].float().reshape(()) for micro in losses]).mean()
                 if len(losses) > 1
                 else losses[0][name].float().reshape(())
-                for name in names
+                for name in losses[0]
             ]
-            + ([] if norm is None else [norm.float()])
+            + [norm.float()]
         )
-        if norm is not None:
-            names = (*names, "gradient_norm")
         self.pending.append(_Pending(step, names, values, case_ids))
 
     def _look(self) -> None:
@@ -510,7 +555,7 @@ class _Run:
             what = "loss" + (f" ({', '.join(parts)})" if parts else "")
         elif (
             # With half precision gradients may overflow now and then; such a step is left out.
-            self.accelerator.scaler is None and not math.isfinite(values.get("gradient_norm", 0.0))
+            self.accelerator.scaler is None and not math.isfinite(values["gradient_norm"])
         ):
             what = "gradient"
         if what is None:
@@ -536,11 +581,10 @@ class _Run:
     def _log(self, monitor: Monitor, progress: Progress, rate: float) -> None:
         interval, self.interval = self.interval, _Interval()
         means = interval.means()
-        norm = means.pop("gradient_norm", None)
+        norm = means.pop("gradient_norm")
         values = {f"loss/{name}": value for name, value in means.items()}
         values["optim/lr"] = rate
-        if norm is not None:
-            values["optim/gradient_norm"] = norm
+        values["optim/gradient_norm"] = norm
         values["time/seconds_per_step"] = interval.seconds / max(1, interval.steps)
         values["time/data_share"] = interval.waited / max(1e-9, interval.seconds)
         monitor.training(progress.step + 1, progress.epoch + 1, values)

@@ -111,7 +111,7 @@ def begin(
         "processes": processes,
         "threads": torch.get_num_threads(),
         "seed": seed,
-        "start": start and _started_from(Path(start)),
+        "start": start and started_from(Path(start)),
         # Any phantom makes the result one on phantoms; unknown stays unknown.
         "phantom": any(phantom) if phantom else None,
         "data": {name: dict(part) for name, part in data.items()},
@@ -122,7 +122,7 @@ def begin(
     }
 
 
-def _started_from(run: Path) -> dict[str, Any]:
+def started_from(run: Path) -> dict[str, Any]:
     """What is known of a run whose weights another starts from."""
     known = read(run) or {}
     names = ("finished", "phantom", "config_sha256")

@@ -15,7 +15,7 @@ from covidseg.core.files import sha256_of_file
 from covidseg.engine import manifest
 from covidseg.engine.checkpoint import last_checkpoint, load_predictor, read_description
 from covidseg.engine.recipes import load_recipe
-from covidseg.engine.segmentation import SegmentationRecipe, WindowConfig
+from covidseg.engine.segmentation import SegmentationRecipe, WindowConfig, without_weights
 from covidseg.inference.ensemble import Ensemble
 from covidseg.inference.predictor import Predictor
 from covidseg.inference.sliding import Sliding
@@ -135,7 +135,7 @@ def open_run(
     """A predictor from one run; see `open_runs`."""
     chosen = chosen_device(device)
     recipe = read_run(run, SegmentationRecipe)
-    network = build_network(recipe.network)
+    network = build_network(without_weights(recipe.network))
     load_predictor(network, run)
     dimensions = recipe.network.dimensions
     assert recipe.patch.size is not None

@@ -25,6 +25,7 @@ from covidseg.engine.stream import Batch, Stream
 from covidseg.engine.task_data import Part, read_part
 from covidseg.inference.preprocessing import Preprocessing
 from covidseg.networks.build import build_network
+from covidseg.networks.config import NetworkConfig
 from covidseg.networks.instance_norm import preferred_layout
 from covidseg.networks.planning import plan
 
@@ -314,9 +315,14 @@ def cached_cases(
     return prepare(cases, recipe.grid.preprocessing(), Path(recipe.data.cache), progress=progress)
 
 
-def new_network(recipe: SegmentationRecipe, place: int = 0) -> nn.Module:
+def new_network(
+    recipe: SegmentationRecipe, place: int = 0, *, run: str | Path | None = None
+) -> nn.Module:
     """A network with first weights that are a function of the recipe's seed and ``place``, or
     those of the run `train.start`, which the network of place 0 alone takes.
+
+    Where the folder ``run`` holds a checkpoint already, whose weights take the place of these, no
+    weights are read: they may be gone by now.
 
     Raises
     ------
@@ -326,13 +332,19 @@ def new_network(recipe: SegmentationRecipe, place: int = 0) -> nn.Module:
         It is of another network, or of other labels.
     """
     seed_everything(derived_seed(recipe.seed, place))
-    network = build_network(recipe.network)
-    if recipe.train.start is not None and place == 0:
+    begun = run is not None and last_checkpoint(run) is not None
+    network = build_network(without_weights(recipe.network) if begun else recipe.network)
+    if recipe.train.start is not None and place == 0 and not begun:
         _refuse_other_labels(recipe, Path(recipe.train.start))
         load_predictor(network, recipe.train.start)
     if recipe.network.dimensions == 2:
         network.to(memory_format=preferred_layout(network))
     return network
+
+
+def without_weights(network: NetworkConfig) -> NetworkConfig:
+    """The same network, of which no weights are read that others made."""
+    return dataclasses.replace(network, encoder_weights=None)
 
 
 def _refuse_other_labels(recipe: SegmentationRecipe, start: Path) -> None:

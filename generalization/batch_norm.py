@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from covidseg.core.errors import ConfigError
+from covidseg.generalization.numbers import check_numbers
 from covidseg.imaging.volume import Volume
 from covidseg.inference.predictor import Predictor
 from covidseg.inference.restore import restore
@@ -29,6 +30,9 @@ class AdaptationConfig:
     """
 
     prior: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "batch_norm", not_negative=["prior"])
 
 
 def normalisations(network: nn.Module) -> list[_BatchNorm]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from covidseg.engine.augmentation import AugmentationConfig, gaussian_blur, where_drawn
 from covidseg.engine.stream import Batch
 from covidseg.generalization.draws import BIGAUG, device_noise, generator, on_device
+from covidseg.generalization.numbers import check_numbers
 from covidseg.generalization.splines import spline_field
 
 Range = tuple[float, float]
@@ -56,6 +57,17 @@ class BigAugConfig:
     rotation_degrees: float = 20.0
     scale: Range = (0.4, 1.6)
     deformation: Range = (0.0, 0.03)
+
+    def __post_init__(self) -> None:
+        check_numbers(
+            self,
+            "bigaug",
+            shares=["p"],
+            positive=["sharpen_sigma", "blur_sigma", "gamma", "scale"],
+            not_negative=["sharpen_strength", "noise_std", "rotation_degrees", "deformation"],
+            ranges=["sharpen_sigma", "sharpen_strength", "blur_sigma", "noise_std", "brightness",
+                    "gamma", "perturbation", "scale", "deformation"],
+        )  # fmt: skip
 
 
 @dataclass

@@ -22,7 +22,12 @@ from covidseg.engine.stream import Batch, Sample, SizedDataset, Stream, collate
 from covidseg.generalization.batch_norm import AdaptedPredictor
 from covidseg.generalization.bigaug import BigAug, spatial_augmentation
 from covidseg.generalization.config import GeneralizationRecipe
-from covidseg.generalization.consistency import Consistent, GinIpa, ThreeVersions
+from covidseg.generalization.consistency import (
+    Consistent,
+    GinIpa,
+    ThreeVersions,
+    divergence_to_mean,
+)
 from covidseg.generalization.lesions import LesionConfig, PaintLesions
 from covidseg.generalization.mixstyle import MixStyle
 from covidseg.generalization.random_convolutions import Gin, RandConv
@@ -147,7 +152,8 @@ def build_method(recipe: GeneralizationRecipe, network: nn.Module) -> Method:
     if chosen.name == "gin-ipa":
         return Consistent(network, loss, chosen.ipa.consistency_weight)
     if chosen.name == "randconv" and chosen.randconv.consistency_weight:
-        return Consistent(network, loss, chosen.randconv.consistency_weight)
+        weight = chosen.randconv.consistency_weight
+        return Consistent(network, loss, weight, divergence_to_mean)
     if chosen.name == "slaug":
         return SaliencyBalanced(network, loss, chosen.slaug.grid)
     if chosen.name == "mixstyle":

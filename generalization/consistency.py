@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from covidseg.engine.losses import DiceCrossEntropy
 from covidseg.engine.method import Method
 from covidseg.engine.stream import Batch
 from covidseg.generalization.draws import IPA, generator, on_device
+from covidseg.generalization.numbers import check_numbers
 from covidseg.generalization.random_convolutions import Gin
 from covidseg.generalization.splines import spline_field, to_unit_range
 
@@ -41,6 +42,9 @@ class IpaConfig:
 
     spans: int = 4
     consistency_weight: float = 10.0
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "ipa", positive=["spans"], not_negative=["consistency_weight"])
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,19 @@ def divergence_from_mean(logits: Tensor, versions: int) -> Tensor:
     return (mean * (mean.log() - log_p)).mean()
 
 
+def divergence_to_mean(logits: Tensor, versions: int) -> Tensor:
+    """Sum over versions of KL(p ‖ mean) = Σ p·(log p − log mean), mean over samples and voxels.
+
+    Arguments as of `divergence_from_mean`. It is at most the logarithm of the number of versions
+    times that number, however sure they are. Source: Xu et al., ICLR 2021 (RandConv), whose weight
+    of 10 belongs to it.
+    """
+    log_p = logits.float().log_softmax(1).unflatten(0, (versions, -1))
+    p = log_p.exp()
+    mean = p.mean(0).clamp_min(1e-8)
+    return (p * (log_p - mean.log())).sum((0, 2)).mean()
+
+
 class Consistent(Method):
     """Supervised on the first version of each sample; the predictions of all are to agree.
 
@@ -107,10 +124,19 @@ class Consistent(Method):
     ----------
     weight
         Of the divergence.
+    divergence
+        Of the versions' logits, as `divergence_from_mean` takes them.
     """
 
-    def __init__(self, network: nn.Module, loss: DiceCrossEntropy, weight: float) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: DiceCrossEntropy,
+        weight: float,
+        divergence: Callable[[Tensor, int], Tensor] = divergence_from_mean,
+    ) -> None:
         self.network, self.loss, self.weight = network, loss, weight
+        self.divergence = divergence
 
     def modules(self) -> dict[str, nn.Module]:
         return {"model": self.network}
@@ -121,7 +147,7 @@ class Consistent(Method):
         outputs = self.network(torch.cat(versions))
         levels = [outputs] if isinstance(outputs, Tensor) else list(outputs)
         found = self.loss([level[:size] for level in levels], batch["label"])
-        consistency = divergence_from_mean(levels[0], len(versions))
+        consistency = self.divergence(levels[0], len(versions))
         return found | {
             "loss": found["loss"] + self.weight * consistency,
             "consistency": consistency,

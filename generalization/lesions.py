@@ -22,8 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from covidseg.core.errors import ConfigError
 from covidseg.engine.stream import Batch
 from covidseg.generalization.draws import LESIONS, device_noise, generator, on_device
+from covidseg.generalization.numbers import check_numbers
 from covidseg.generalization.splines import spline_field
 
 Range = tuple[float, float]
@@ -76,6 +78,19 @@ class LesionConfig:
     edge_mm: Range = (1.5, 8.0)
     fray_mm: Range = (1.0, 6.0)
     noise_hu: Range = (5.0, 30.0)
+
+    def __post_init__(self) -> None:
+        check_numbers(
+            self,
+            "lesions",
+            shares=["p", "involved", "inner_share", "glass", "solid", "p_glass_only"],
+            positive=["foci", "involved", "radius_mm", "rim_mm", "edge_mm"],
+            not_negative=["fray_mm", "noise_hu"],
+            ranges=["involved", "radius_mm", "glass", "solid", "tissue_hu", "edge_mm", "fray_mm",
+                    "noise_hu"],
+        )  # fmt: skip
+        if self.elongation < 1:
+            raise ConfigError(f"lesions.elongation is {self.elongation}", expected="1 or above")
 
 
 # Control points of the smooth noises are this far apart: outlines, and texture.

@@ -16,6 +16,7 @@ from covidseg.engine.losses import DiceCrossEntropy
 from covidseg.engine.method import Supervised
 from covidseg.engine.stream import Batch
 from covidseg.generalization.draws import MIXSTYLE, generator
+from covidseg.generalization.numbers import check_numbers
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class MixStyleConfig:
     p: float = 0.5
     alpha: float = 0.1
     stages: tuple[int, ...] = (0, 1)
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "mixstyle", shares=["p"], positive=["alpha"], not_negative=["stages"])
 
 
 @dataclass

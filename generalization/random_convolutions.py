@@ -13,6 +13,7 @@ from torch import Tensor
 from covidseg.core.errors import ConfigError
 from covidseg.engine.stream import Batch
 from covidseg.generalization.draws import GIN, RANDCONV, each_sample, generator, on_device
+from covidseg.generalization.numbers import check_numbers
 
 # Slope of torch's leaky ReLU, which the published networks use.
 _SLOPE = 0.01
@@ -46,6 +47,7 @@ class GinConfig:
 
     def __post_init__(self) -> None:
         _require_odd(self.kernel_sizes, "gin")
+        check_numbers(self, "gin", positive=["layers", "channels"])
 
 
 @dataclass
@@ -196,7 +198,7 @@ class RandConvConfig:
     mix
         Mix with the image by a weight drawn from U(0, 1); otherwise the convolution alone.
     consistency_weight
-        Weight of the divergence of three versions' predictions from their mean; 0 for one version.
+        Weight of the divergences of three versions' predictions to their mean; 0 for one version.
     """
 
     kernel_sizes: tuple[int, ...] = (1, 3, 5, 7)
@@ -206,6 +208,7 @@ class RandConvConfig:
 
     def __post_init__(self) -> None:
         _require_odd(self.kernel_sizes, "randconv")
+        check_numbers(self, "randconv", shares=["p_identity"], not_negative=["consistency_weight"])
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from covidseg.core.errors import ConfigError
 from covidseg.engine.losses import DiceCrossEntropy
 from covidseg.engine.method import Method
 from covidseg.engine.stream import Batch
 from covidseg.generalization.draws import SLAUG, generator, on_device
+from covidseg.generalization.numbers import check_numbers
 from covidseg.generalization.splines import spline_field, to_unit_range
 
 # Samples along a Bézier curve, entries of its table, and bins of a percentile.
@@ -54,6 +56,18 @@ class SlaugConfig:
     p_inverse: float = 0.5
     background: float = 0.01
     grid: int = 3
+
+    def __post_init__(self) -> None:
+        check_numbers(
+            self,
+            "slaug",
+            shares=["p_inverse", "background"],
+            positive=["grid"],
+            not_negative=["scale_std", "location_std"],
+            ranges=["scale_limits"],
+        )
+        if not 0 <= self.percentile <= 50:
+            raise ConfigError(f"slaug.percentile is {self.percentile}", expected="0 to 50")
 
 
 @dataclass

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from covidseg.core.errors import ConfigError, SplitError
+from covidseg.engine import manifest
 from covidseg.engine.cache import TrainingCase
 from covidseg.engine.task_data import Part, Row, part_names, read_part
 from covidseg.registry.datasets import DATASETS
@@ -222,6 +223,48 @@ def require_without_covid(cases: Iterable[TrainingCase]) -> None:
             remedy="train on the part `train` of a configuration of Task 2; Tasks 1 and 3 learn "
             "from COVID-19 scans",
         )
+
+
+def require_start_without_covid(start: str | Path | None) -> None:
+    """Hold Task 2's rule for the weights that training starts from, and those that they came from.
+
+    Networks that learnt from phantoms alone (`trainers/phantoms.py`) have seen no patient's scan.
+
+    Raises
+    ------
+    SplitError
+        A run learnt from labelled scans that may show COVID-19, or says nothing of what it learnt.
+    """
+    while start is not None:
+        known = manifest.read(Path(start))
+        if known is None:
+            raise SplitError(
+                "does not say what it learnt from",
+                path=start,
+                expected="a run with its manifest.json, to hold Task 2's rule",
+                remedy="start from random weights: --train.start null",
+            )
+        if "phantoms" not in known.get("config", {}):
+            for data in known.get("data", {}).values():
+                _refuse_covid_in(start, data)
+        before = known.get("start")
+        start = before and before["run"]
+
+
+def _refuse_covid_in(start: str | Path, data: Mapping[str, Any]) -> None:
+    for name in filter(None, data.get("configuration", "").split(" + ")):
+        subtask, _ = tasks.configuration(name.removesuffix(CLEAN_SUFFIX))
+        part = data.get("part", "train")
+        learnt = {a.dataset for a in subtask.parts.get(part, ())}
+        if showing := sorted(learnt - set(WITHOUT_COVID)):
+            raise SplitError(
+                f"learnt from labelled scans with COVID-19: {part} of {name}, of "
+                + _names(showing),
+                path=start,
+                expected="Task 2 learns from scans without COVID-19 alone, from its first weights "
+                "on: " + ", ".join(WITHOUT_COVID),
+                remedy="start from another run, or from random weights: --train.start null",
+            )
 
 
 def _names(names: Iterable[str]) -> str:

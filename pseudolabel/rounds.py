@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from covidseg.core.errors import ConfigError
 from covidseg.core.parallel import default_workers
+from covidseg.engine import manifest
 from covidseg.engine.cache import CachedCase, TrainingCase, prepare_readable
 from covidseg.engine.loop import Result, refuse_other_run, train
 from covidseg.engine.runs import read_run
@@ -39,6 +40,7 @@ from covidseg.engine.task_data import Part
 from covidseg.engine.validation import DiceValidation
 from covidseg.pseudolabel.build import new_method, training_streams
 from covidseg.pseudolabel.config import MethodName
+from covidseg.pseudolabel.deny import evaluation_rows
 from covidseg.pseudolabel.figure import draw_kept
 from covidseg.pseudolabel.pool import Pool, PoolScan
 from covidseg.pseudolabel.prediction import (
@@ -49,11 +51,13 @@ from covidseg.pseudolabel.prediction import (
     write_table,
 )
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
+from covidseg.splits.audit import side
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 ROUNDS = "rounds"
+_TEST = side("test")
 # Spacings that differ by less than this share are one.
 _SAME_SPACING = 0.01
 
@@ -224,7 +228,7 @@ def fit(
         )
     watched = DiceValidation(FixedPatches(recipe, labelled), recipe.data.labels)
     return train(
-        new_method(recipe, functools.partial(new_network, recipe)),
+        new_method(recipe, functools.partial(new_network, recipe, run=run)),
         training_streams(recipe, labelled, unlabelled, provenance),
         recipe,
         run,
@@ -297,6 +301,42 @@ def with_teachers_grid(recipe: PseudolabelRecipe, teachers: Sequence[Path]) -> P
         recipe.grid, spacing_mm=first.grid.spacing_mm, plane_size=first.grid.plane_size
     )
     return dataclasses.replace(recipe, grid=own)
+
+
+def taught_by_evaluation(recipe: PseudolabelRecipe, teachers: Sequence[Path]) -> list[str]:
+    """What is to be said of teachers that learnt the labels of scans the student is measured on.
+
+    Those of a fold's validation part make its scores optimistic, and that is said.
+
+    Raises
+    ------
+    ConfigError
+        A teacher learnt the labels of a test part.
+    """
+    if not teachers:
+        return []
+    measured = evaluation_rows(recipe.data.hub, [recipe.data.name])
+    said = []
+    for run in teachers:
+        known = manifest.read(run) or {}
+        learnt = {
+            content for data in known.get("data", {}).values()
+            for content in data.get("cases", {}).values()
+        }  # fmt: skip
+        for part, rows in measured.items():
+            same = [row.case.case_id for row in rows if row.content in learnt]
+            if not same:
+                continue
+            words = f"learnt the labels of {len(same)} of the {len(rows)} scans of {part}"
+            if side(part) == _TEST:
+                raise ConfigError(
+                    f"this teacher {words} of {recipe.data.name} ({same[0]})",
+                    path=run,
+                    expected="teachers that know nothing of the scans that measure their student",
+                    remedy="give runs of the same fold, or leave --teacher out",
+                )
+            said.append(f"{run} {words}: the student's scores there are optimistic")
+    return said
 
 
 def refuse_other_teachers(recipe: PseudolabelRecipe, teachers: Sequence[Path]) -> None:

@@ -120,6 +120,7 @@ def score_folder(
     workers: int | None = None,
     progress: bool = True,
     journal: str | PathLike[str] | None = None,
+    may_be_empty: bool = False,
 ) -> pd.DataFrame:
     """Score every case of two folders of label maps (NIfTI, or PNG pictures).
 
@@ -152,6 +153,8 @@ def score_folder(
         File that scored cases are noted in as they come. A run that is interrupted and started
         again does not score them twice, unless their files or the settings have changed. Whoever
         has written the result removes it.
+    may_be_empty
+        Take ``predictions`` without any label map for one in which all are missing.
 
     Returns
     -------
@@ -180,7 +183,7 @@ def score_folder(
         dataset=dataset,
         phantom=phantom,
     )
-    pairs = pair_cases(predictions, references, expected_cases(task, part))
+    pairs = pair_cases(predictions, references, expected_cases(task, part), may_be_empty)
     rows = {
         pair.case_id: _unpaired_rows(pair, settings)
         for pair in pairs
@@ -300,8 +303,11 @@ def pair_cases(
     predictions: str | PathLike[str],
     references: str | PathLike[str],
     expected: Iterable[str] | None = None,
+    may_be_empty: bool = False,
 ) -> list[Pair]:
     """The cases of two folders, by case ID, sorted; or the ``expected`` ones alone.
+
+    ``may_be_empty`` lets ``predictions`` hold none at all.
 
     Raises
     ------
@@ -311,7 +317,8 @@ def pair_cases(
     ScoringError
         A folder has two files for one case.
     """
-    ours, theirs = _files_by_case(Path(predictions)), _files_by_case(Path(references))
+    ours = _files_by_case(Path(predictions), may_be_empty)
+    theirs = _files_by_case(Path(references))
     cases = sorted(set(ours) | set(theirs) if expected is None else set(expected))
     if expected is not None and not set(cases) & set(theirs):
         raise LayoutError(
@@ -319,7 +326,7 @@ def pair_cases(
             path=references,
             expected=f"files named like {cases[0]}.nii.gz",
         )
-    if not set(ours) & set(cases) & set(theirs):
+    if not set(ours) & set(cases) & set(theirs) and not (may_be_empty and not ours):
         wanted = ", ".join(sorted(set(cases) & set(theirs))[:2])
         raise LayoutError(
             f"no prediction is called as a reference is: {', '.join(sorted(ours)[:2])}, ...",
@@ -441,7 +448,7 @@ def _place(task: str | None, part: str) -> tuple[str, int | None, tuple[Any, ...
     return subtask.name + clean, fold, subtask.parts[part]
 
 
-def _files_by_case(folder: Path) -> dict[str, Path]:
+def _files_by_case(folder: Path, may_be_empty: bool = False) -> dict[str, Path]:
     if not folder.is_dir():
         raise LayoutError("no such folder", path=folder)
     files: dict[str, Path] = {}
@@ -461,7 +468,7 @@ def _files_by_case(folder: Path) -> dict[str, Path]:
                 remedy="move one of them elsewhere",
             )
         files[case] = path
-    if not files:
+    if not files and not may_be_empty:
         raise LayoutError(
             "holds no label map", path=folder, expected="files ending in .nii.gz, .nii or .png"
         )

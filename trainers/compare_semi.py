@@ -28,7 +28,7 @@ from covidseg.pseudolabel.config import MethodName
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
 from covidseg.trainers import pseudolabel
 from covidseg.trainers.evaluation import predict_part, scored_part
-from covidseg.trainers.options import recipe_parser, run_main
+from covidseg.trainers.options import Once, recipe_parser, refuse_fixed, run_main
 from covidseg.trainers.semiseg_pseudolabel import phases
 from covidseg.trainers.side_by_side import Job, run_side_by_side
 
@@ -39,6 +39,7 @@ METHODS: tuple[str, ...] = get_args(MethodName)
 BASELINE, STUDENT = "supervised", "noisy-student"
 LONGER = "supervised-longer"
 PARTS = ("test_seen", "test_unseen")
+_FIXED = {"method.name": "choose --methods", "seed": "give --seeds", "data.hub": "give --hub"}
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,15 @@ def compare(comparison: Comparison) -> None:
     absent = [name for name in PARTS if name not in part_names(recipe.data.hub, recipe.data.name)]
     if absent:
         raise ConfigError(f"{recipe.data.name} has no part {absent[0]}", path=recipe.data.hub)
+    for name in PARTS:
+        rows = read_part(recipe.data.hub, recipe.data.name, name).rows
+        unlabelled = sum(row.case.label is None for row in rows)
+        if unlabelled:
+            raise ConfigError(
+                f"{unlabelled} of the {len(rows)} scans of {name} have no label to compare by",
+                path=recipe.data.hub,
+                remedy="get the labels, or let `make covid1920` make archives to submit",
+            )
     first = [method for method in comparison.methods if method != STUDENT]
     later = [method for method in comparison.methods if method == STUDENT]
     for methods in (first, later):
@@ -155,8 +165,13 @@ def report(comparison: Comparison, scores: pd.DataFrame) -> str:
 
 
 def by_seed(scores: pd.DataFrame) -> str:
-    """Mean DSC of each method and seed, to see how much the seeds differ."""
-    wide = scores.pivot_table(index=["part", "algorithm"], columns="fold", values="dsc")
+    """Mean DSC of each method and seed, to see how much the seeds differ; a case that is missing
+    counts as in the tables.
+    """
+    from covidseg.scoring.tables_values import case_values
+
+    values = case_values(scores, metrics=["dsc"], missing="worst")
+    wide = values.pivot_table(index=["part", "algorithm"], columns="fold", values="value")
     lines = [
         f"  {part}, {method}: " + ", ".join(f"{value:.3f}" for value in row)
         for (part, method), row in zip(wide.index, wide.to_numpy(), strict=True)
@@ -170,13 +185,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipe", default="covid1920-semi", help="a YAML file, or one's name")
     parser.add_argument("--profile", help="demo (for phantoms) or full")
     choices = [BASELINE, LONGER, *(method for method in METHODS if method != BASELINE)]
-    parser.add_argument("--methods", nargs="+", default=choices, choices=choices)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", action=Once, default=choices, choices=choices)
+    parser.add_argument("--seeds", nargs="+", action=Once, type=int, default=[0, 1, 2])
     parser.add_argument("--hub", type=Path, help="dataset repository")
     parser.add_argument("--out", type=Path, default=Path("runs/compare-semi"))
     # One of the processes that the comparison starts, and the method that it trains.
     parser.add_argument("--one", choices=choices, help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args(arguments)
+    if options.one is None:  # which is called with what is said here
+        refuse_fixed(overrides, _FIXED)
     if options.hub is not None:
         overrides += ["--data.hub", str(options.hub)]
     methods = [method for method in choices if method in {BASELINE, *options.methods}]

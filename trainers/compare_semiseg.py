@@ -23,8 +23,9 @@ from covidseg.core.errors import ConfigError
 from covidseg.engine.recipes import load_recipe
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
 from covidseg.trainers.compare_semi import BASELINE, METHODS, STUDENT, by_seed
-from covidseg.trainers.options import recipe_parser, run_main
+from covidseg.trainers.options import Once, recipe_parser, refuse_fixed, run_main
 from covidseg.trainers.semiseg import (
+    FIXED,
     FOLDS,
     STARTS,
     add_profile,
@@ -36,7 +37,7 @@ from covidseg.trainers.semiseg import (
     said_profile,
 )
 from covidseg.trainers.semiseg_pseudolabel import phases
-from covidseg.trainers.side_by_side import Job, run_side_by_side, unfinished
+from covidseg.trainers.side_by_side import Job, run_side_by_side
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,6 +71,8 @@ class Comparison:
             "--train.start", str(self.start(seed)), *self.overrides,
             "--method.name", method, "--data.fold", str(fold), "--seed", str(seed),
         ]  # fmt: skip
+        if method == "mean-teacher":
+            words += ["--train.ema", "null"]  # what predicts is an average already
         recipe = load_recipe(self.recipe, self.profile, words, PseudolabelRecipe)
         if recipe.rounds.count != 1:
             raise ConfigError(
@@ -99,9 +102,8 @@ def compare(comparison: Comparison, hub: Path, start_recipe: str, of_starts: Seq
         ]
         for later in (False, True)
     ]
-    if unfinished([job for jobs in batches for job in jobs]):
-        runs = {seed: comparison.start(seed) for seed in comparison.seeds}
-        learn_phantoms(start_recipe, comparison.profile, of_starts, runs, logs)
+    runs = {seed: comparison.start(seed) for seed in comparison.seeds}
+    learn_phantoms(start_recipe, comparison.profile, of_starts, runs, logs)
     for jobs in batches:
         run_side_by_side(jobs, logs)
     print(report(comparison, all_scores(comparison, hub)))
@@ -162,13 +164,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = recipe_parser(__doc__)
     parser.add_argument("--recipe", default="semiseg-semi", help="a YAML file, or one's name")
     add_profile(parser)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--methods", nargs="+", action=Once, default=list(METHODS), choices=METHODS)
+    parser.add_argument("--seeds", nargs="+", action=Once, type=int, default=[0])
     parser.add_argument("--hub", type=Path, default=Path("data/hub"), help="dataset repository")
     parser.add_argument("--out", type=Path, default=Path("runs") / NAME)
     add_start_recipe(parser)
     options, given = parser.parse_known_args(arguments)
     of_starts, overrides = parted(given)
+    refuse_fixed(overrides, {**FIXED, "method.name": "choose --methods", "seed": "give --seeds"})
     methods = [method for method in METHODS if method in {BASELINE, *options.methods}]
     comparison = Comparison(
         options.recipe,

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from covidseg.core.errors import ConfigError
 from covidseg.engine.distributed import start_processes
 from covidseg.engine.loop import refuse_other_run
 from covidseg.engine.recipes import load_recipe
@@ -30,7 +31,7 @@ from covidseg.pseudolabel.pool import gather
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
 from covidseg.pseudolabel.rounds import label_pool, student_of, train_student, train_teacher
 from covidseg.trainers.evaluation import predict_part, scored_part
-from covidseg.trainers.options import recipe_parser, run_main
+from covidseg.trainers.options import Once, recipe_parser, refuse_fixed, run_main
 from covidseg.trainers.submission import write_submission
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 CONFIGURATION = "covid1920"
+_FIXED = {
+    "data.hub": "give --hub",
+    "data.configuration": "it is covid1920",
+    "data.fold": "give --folds",
+}
 MEASURED = ("validation", "test_seen", "test_unseen")
 
 
@@ -71,10 +77,28 @@ class Protocol:
             print(text, flush=True)
 
 
+def _check(recipe: PseudolabelRecipe) -> None:
+    """Raise ConfigError for what a recipe asks of this protocol in vain."""
+    asked: dict[str, tuple[object, object]] = {
+        "method.name": (recipe.method.name, "noisy-student"),
+        "rounds.teachers": (recipe.rounds.teachers, 1),
+        "unlabelled.labelled_cases": (recipe.unlabelled.labelled_cases, None),
+    }
+    for name, (value, expected) in asked.items():
+        if value != expected:
+            raise ConfigError(
+                f"{name} is {value}",
+                expected=f"{'null' if expected is None else expected}: the folds are the teachers, "
+                "and learn from all their labels",
+                remedy="compare methods, or few labels, by trainers/compare_semi.py",
+            )
+
+
 def run(recipe: PseudolabelRecipe, folds: Sequence[int], out: Path) -> None:
     """Run the protocol; print the tables and where everything lies."""
     import pandas as pd
 
+    _check(recipe)
     recipe = with_precision(recipe)
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
     main = accelerator.is_main_process
@@ -235,10 +259,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = recipe_parser(__doc__)
     parser.add_argument("--recipe", default="covid1920-rank01-hu", help="a YAML file, or a name")
     parser.add_argument("--profile", help="demo (minutes on phantoms) or full (the winner's)")
-    parser.add_argument("--folds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--folds", nargs="+", action=Once, type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--hub", type=Path, default=Path("data/hub"))
     parser.add_argument("--out", type=Path, default=Path("runs/covid1920"))
     options, overrides = parser.parse_known_args(arguments)
+    refuse_fixed(overrides, _FIXED)
     words = [*overrides, "--data.hub", str(options.hub)]
     recipe = load_recipe(options.recipe, options.profile, words, PseudolabelRecipe)
     run(recipe, options.folds, options.out)

@@ -25,7 +25,7 @@ from covidseg.generalization.build import (
     watched_patches,
 )
 from covidseg.generalization.config import GeneralizationRecipe
-from covidseg.generalization.sources import read_sources
+from covidseg.generalization.sources import read_sources, require_start_without_covid
 from covidseg.trainers.options import parse, run_main
 
 
@@ -33,6 +33,7 @@ def run(recipe: GeneralizationRecipe, out: Path, *, resume: bool = False) -> Res
     """Train as the recipe says, and leave the run's folder ``out`` behind."""
     recipe = with_precision(recipe)
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
+    require_start_without_covid(recipe.train.start)
     learnt = read_sources(
         recipe.data.hub,
         [recipe.data.name, *recipe.sources.more],
@@ -49,7 +50,7 @@ def run(recipe: GeneralizationRecipe, out: Path, *, resume: bool = False) -> Res
         recipe = completed(planned(recipe, learnt.cases, targets, progress=progress))
         cases = cached_cases(recipe, learnt.cases, progress=progress)
     return train(
-        build_method(recipe, new_network(recipe)),
+        build_method(recipe, new_network(recipe, run=out)),
         generalising_stream(recipe, cases, learnt.provenance),
         recipe,
         out,

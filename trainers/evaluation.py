@@ -39,8 +39,9 @@ def predict_part(
     """Segment this process' share of a part's cases into ``folder``.
 
     What these ``runs``' weights made there of the same scans is kept, and only that: the header of
-    a label map says of what it was made. Returns the cases that could not be segmented, with the
-    reason; the others are done.
+    a label map says of what it was made, and one of other weights is removed, also where the scan
+    cannot be segmented now. Returns the cases that could not be, with the reason; the others are
+    done.
     """
     faults = []
     weights = [weights_digest(run) for run in runs]
@@ -56,6 +57,7 @@ def predict_part(
         description = f"covidseg {hashlib.sha256(made_of.encode()).hexdigest()[:32]}"
         if _description(target) == description:
             continue
+        target.unlink(missing_ok=True)
         try:
             found = predictor.predict(read_image(case), case.intensity)
             write_nifti(target, found, description=description)
@@ -88,7 +90,8 @@ def scored_part(
     from covidseg.scoring.scores import read_scores, write_scores
 
     label_maps = [folder / f"{case.case_id}.nii.gz" for case in part.cases]
-    made = max((one.stat().st_mtime_ns for one in label_maps if one.exists()), default=0)
+    # The folder's own time tells of a label map that was removed.
+    made = max(one.stat().st_mtime_ns for one in (folder, *label_maps) if one.exists())
     if not path.exists() or path.stat().st_mtime_ns < made:
         found = score_part(part, folder, algorithm=algorithm, workers=workers)
         write_scores(found if fold is None else found.assign(fold=fold), path)
@@ -132,6 +135,7 @@ def score_part(
         phantom=part.phantom,
         workers=workers,
         progress=False,
+        may_be_empty=True,
     )
 
 

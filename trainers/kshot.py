@@ -25,7 +25,7 @@ from covidseg.fewshot.curve import algorithm, curve_figure, curve_table
 from covidseg.fewshot.kshot import DRAWS, SHOTS, draw, reverse
 from covidseg.trainers import supervised
 from covidseg.trainers.evaluation import predict_part, scored_part
-from covidseg.trainers.options import run_main
+from covidseg.trainers.options import Once, run_main
 from covidseg.trainers.protocol import Settings, protocol_parser, settings
 from covidseg.trainers.side_by_side import Job, run_side_by_side, unfinished
 
@@ -106,8 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--subtask", default="infection", choices=["lung", "infection", "union"])
     parser.add_argument("--dimensions", default="2d", choices=["2d", "3d"])
-    parser.add_argument("--shots", nargs="+", type=int, default=list(SHOTS))
-    parser.add_argument("--draws", nargs="+", type=int, default=list(range(DRAWS)))
+    parser.add_argument("--shots", nargs="+", action=Once, type=int, default=list(SHOTS))
+    parser.add_argument("--draws", nargs="+", action=Once, type=int, default=list(range(DRAWS)))
     options, overrides = parser.parse_known_args(arguments)
     curve = Curve(
         recipe=f"task1-{options.subtask}-{options.dimensions}", **settings(options, overrides)

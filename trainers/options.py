@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from covidseg.core.errors import CovidsegError
+from covidseg.core.errors import ConfigError, CovidsegError
 from covidseg.engine.recipes import load_recipe
 from covidseg.engine.segmentation import SegmentationRecipe
 
@@ -32,6 +32,24 @@ def recipe_parser(description: str | None) -> argparse.ArgumentParser:
         epilog="Every value of the recipe can be given too: --train.epochs 5 --optim.lr=0.001; "
         "docs/recipes.md lists them.",
     )
+
+
+class Once(argparse.Action):
+    """The values of an option of several, each once: a training asked for twice is one."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        setattr(namespace, self.dest, list(dict.fromkeys(values)))
+
+
+def refuse_fixed(overrides: Sequence[str], fixed: Mapping[str, str]) -> None:
+    """Raise ConfigError for a recipe's value, among words of a command line, that a driver sets.
+
+    ``fixed`` maps names such as ``data.fold`` to what to do instead.
+    """
+    for word in overrides:
+        name = word.removeprefix("--").split("=")[0]
+        if word.startswith("--") and name in fixed:
+            raise ConfigError(f"--{name} is not for this command", remedy=fixed[name])
 
 
 def trainer_parser(description: str) -> argparse.ArgumentParser:

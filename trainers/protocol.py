@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from covidseg.trainers.options import recipe_parser
+from covidseg.trainers.options import recipe_parser, refuse_fixed
 from covidseg.trainers.side_by_side import Job, is_alone, run_side_by_side, unfinished
 
 
@@ -67,8 +67,27 @@ def protocol_parser(description: str, profile: str, out: str) -> argparse.Argume
     return parser
 
 
-def settings(options: argparse.Namespace, overrides: Sequence[str]) -> dict:
-    """Keyword arguments of `Settings`, from what `protocol_parser` parsed."""
+# What a protocol's own options decide.
+_FIXED = {
+    "data.hub": "give --hub",
+    "data.configuration": "choose the subtasks and sources by the command's own options",
+    "data.fold": "give --folds",
+}
+
+
+def settings(
+    options: argparse.Namespace, overrides: Sequence[str], fixed: Mapping[str, str] | None = None
+) -> dict:
+    """Keyword arguments of `Settings`, from what `protocol_parser` parsed.
+
+    ``fixed`` are further values of the recipe that are not the caller's, and what to do instead.
+
+    Raises
+    ------
+    ConfigError
+        One of them is among the ``overrides``.
+    """
+    refuse_fixed(overrides, _FIXED | dict(fixed or {}))
     return {
         "profile": options.profile,
         "overrides": tuple(overrides),

@@ -30,6 +30,7 @@ from covidseg.pseudolabel.rounds import (
     fit,
     run_rounds,
     student_of,
+    taught_by_evaluation,
     with_teachers_grid,
 )
 from covidseg.trainers.options import parsed, run_main, trainer_parser
@@ -61,6 +62,9 @@ def run(
     part = training_part(recipe.data)
     rows, rest = few_labels(part.rows, recipe.unlabelled.labelled_cases, recipe.seed)
     labelled = dataclasses.replace(part, rows=rows)
+    for told in taught_by_evaluation(recipe, teachers):
+        if main:
+            print(f"note: {told}", flush=True)
     recipe = with_teachers_grid(recipe, teachers)
     with accelerator.main_process_first():
         recipe = planned(recipe, labelled.cases, part.targets, progress=main)

@@ -41,7 +41,7 @@ def write_report(
 def draw_extremes(part: Part, predictions: Path, scores: pd.DataFrame, stem: Path) -> None:
     """Draw the best, the median and the worst case of a part, by its last label's DSC.
 
-    A picture that is newer than all predictions is kept.
+    A picture that is newer than all predictions is kept. Nothing is drawn where no case is scored.
     """
     from covidseg.engine.cache import read_training_case
     from covidseg.imaging.nifti import read_nifti
@@ -64,4 +64,5 @@ def draw_extremes(part: Part, predictions: Path, scores: pd.DataFrame, stem: Pat
         title = f"{place}: {case_id}, DSC {dsc[case_id]:.3f}"
         prediction = read_nifti(predictions / f"{case_id}.nii.gz")
         shown.append(Shown(title, to_hu(image, cases[case_id].intensity), annotation, prediction))
-    draw_overlays(shown, labels, stem, phantom=part.phantom)
+    if shown:
+        draw_overlays(shown, labels, stem, phantom=part.phantom)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from covidseg.core.errors import ScoringError
 from covidseg.core.progress import progress_bar
 from covidseg.engine import manifest
 from covidseg.engine.cache import read_training_case
@@ -30,10 +31,10 @@ from covidseg.engine.segmentation import SegmentationRecipe
 from covidseg.engine.task_data import read_part
 from covidseg.imaging.nifti import read_nifti
 from covidseg.trainers.evaluation import extremes, predict_part, score_part
-from covidseg.trainers.options import recipe_parser, run_main
+from covidseg.trainers.options import recipe_parser, refuse_fixed, run_main
 from covidseg.trainers.overlays import Shown, draw_overlays
 from covidseg.trainers.phantoms import PhantomsRecipe, draw
-from covidseg.trainers.side_by_side import Job, run_side_by_side, unfinished
+from covidseg.trainers.side_by_side import Job, run_side_by_side
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +43,8 @@ FOLDS = range(5)
 AUTO = "auto"
 STARTS = "starts"  # folder of the runs on phantoms, in the driver's output
 _START_OPTION = "--start."
+# What the drivers of COVID-SemiSeg decide of a recipe.
+FIXED = {"data.hub": "give --hub", "data.fold": "every fold is trained, and all slices"}
 
 
 def run_name(fold: int | None) -> str:
@@ -66,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options, given = parser.parse_known_args(arguments)
     of_starts, overrides = parted(given)
+    refuse_fixed(overrides, FIXED)
     profile = said_profile(options.profile)
     starts = [options.out / STARTS / str(number) for number in range(options.starts)]
 
@@ -85,8 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runs: tuple[int | None, ...] = (None, *FOLDS)
     jobs = [job(fold) for fold in runs]
     logs = options.out / "logs"
-    if unfinished(jobs):
-        learn_phantoms(options.start_recipe, profile, of_starts, dict(enumerate(starts)), logs)
+    # Also where all six are trained: whether it was from these is for them to say.
+    learn_phantoms(options.start_recipe, profile, of_starts, dict(enumerate(starts)), logs)
     run_side_by_side(jobs, logs)
     scores = cross_validated(options.out, options.hub, options.recipe)
     print(summary(scores))
@@ -161,8 +165,11 @@ def said_profile(asked: str) -> str:
     return profile
 
 
-def cross_validated(out: Path, hub: Path, algorithm: str) -> pd.DataFrame:
-    """Predict each slice by the fold's run that did not see it; write and return the scores."""
+def cross_validated(out: Path, hub: Path, algorithm: str, path: Path | None = None) -> pd.DataFrame:
+    """Predict each slice by the fold's run that did not see it; write and return the scores.
+
+    They go to ``path``, or to ``scores.csv`` beside the runs.
+    """
     import pandas as pd
 
     from covidseg.scoring.scores import write_scores
@@ -177,7 +184,7 @@ def cross_validated(out: Path, hub: Path, algorithm: str) -> pd.DataFrame:
         # Slices are scored sooner than processes start.
         frames.append(score_part(part, folder, algorithm=algorithm, workers=1))
     scores = pd.concat(frames, ignore_index=True)
-    write_scores(scores, out / "scores.csv")
+    write_scores(scores, path or out / "scores.csv")
     return scores
 
 
@@ -198,6 +205,8 @@ def picture(out: Path, hub: Path, scores: pd.DataFrame) -> Path:
         prediction = read_nifti(folder / f"{case_id}.nii.gz")
         title = f"{place}: {case_id}, DSC {dsc[case_id]:.3f}"
         shown.append(Shown(title, image, annotation, prediction, greys=(0, 255)))
+    if not shown:
+        raise ScoringError("no slice could be segmented", path=out)
     phantom = bool(scores["phantom"].any())
     return draw_overlays(shown, ["infection"], out / "overlays", phantom=phantom)[0]
 

@@ -22,8 +22,9 @@ from covidseg.engine import manifest
 from covidseg.engine.recipes import load_recipe
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
 from covidseg.pseudolabel.rounds import ROUNDS
-from covidseg.trainers.options import recipe_parser, run_main
+from covidseg.trainers.options import recipe_parser, refuse_fixed, run_main
 from covidseg.trainers.semiseg import (
+    FIXED,
     FOLDS,
     add_profile,
     cross_validated,
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--out", type=Path, default=Path("runs/semiseg-pseudolabel"), help="folder of the runs"
     )
     options, overrides = parser.parse_known_args(arguments)
+    refuse_fixed(overrides, FIXED)
     profile = said_profile(options.profile)
 
     def job(fold: int | None) -> Job:
@@ -66,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return Job(name, [*trainer, "--teacher", str(teacher), *chosen], phases(recipe, run))
 
     run_side_by_side([job(fold) for fold in (None, *FOLDS)], options.out / "logs")
-    teachers = cross_validated(options.teachers, options.hub, "teacher")
+    teachers = cross_validated(
+        options.teachers, options.hub, "teacher", options.out / "teachers.csv"
+    )
     students = cross_validated(options.out, options.hub, options.recipe)
     print(f"Teachers: {summary(teachers)}")
     print(f"Students: {summary(students)}")

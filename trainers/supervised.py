@@ -45,7 +45,7 @@ def learn(recipe: SegmentationRecipe, part: Part, out: Path, *, resume: bool = F
         recipe = planned(recipe, part.cases, part.targets, progress=progress)
         cases = cached_cases(recipe, part.cases, progress=progress)
     stream = training_stream(recipe, cases, part.provenance)
-    method = Supervised(new_network(recipe), build_loss(recipe.loss))
+    method = Supervised(new_network(recipe, run=out), build_loss(recipe.loss))
     watched = DiceValidation(FixedPatches(recipe, cases), recipe.data.labels)
     return train(
         method, stream, recipe, out, accelerator=accelerator, validation=watched, resume=resume

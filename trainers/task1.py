@@ -24,7 +24,7 @@ from covidseg.engine.segmentation import SegmentationRecipe, with_precision
 from covidseg.engine.task_data import part_names, read_part
 from covidseg.trainers import supervised
 from covidseg.trainers.evaluation import measure
-from covidseg.trainers.options import run_main
+from covidseg.trainers.options import Once, run_main
 from covidseg.trainers.protocol import Settings, protocol_parser, settings
 from covidseg.trainers.report import draw_extremes, write_report
 from covidseg.trainers.side_by_side import Job
@@ -163,11 +163,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         __doc__, "demo (minutes on phantoms) or full (the paper's)", "runs/task1"
     )
     parser.add_argument(
-        "--subtasks", nargs="+", default=["lung", "infection"],
+        "--subtasks", nargs="+", action=Once, default=["lung", "infection"],
         choices=["lung", "infection", "union"],
     )  # fmt: skip
-    parser.add_argument("--dimensions", nargs="+", default=["3d"], choices=["2d", "3d"])
-    parser.add_argument("--folds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument(
+        "--dimensions", nargs="+", action=Once, default=["3d"], choices=["2d", "3d"]
+    )
+    parser.add_argument("--folds", nargs="+", action=Once, type=int, default=[0, 1, 2, 3, 4])
     options, overrides = parser.parse_known_args(arguments)
     run(
         Protocol(

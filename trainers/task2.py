@@ -30,7 +30,7 @@ from covidseg.generalization.gap import IN_DOMAIN, gap_report
 from covidseg.generalization.sources import source_parts
 from covidseg.trainers import domain_generalization
 from covidseg.trainers.evaluation import measure
-from covidseg.trainers.options import run_main
+from covidseg.trainers.options import Once, run_main
 from covidseg.trainers.protocol import Settings, protocol_parser, settings
 from covidseg.trainers.report import draw_extremes, write_report
 from covidseg.trainers.side_by_side import Job
@@ -46,6 +46,8 @@ ALL = "all"
 _BATCH_NORM = "--network.norm=batch"
 METHODS: dict[str, tuple[str, ...]] = {
     "plain": (),
+    # What the two below are to be compared with.
+    "plain-batch": (_BATCH_NORM,),
     **{
         name: (f"--generalization.name={name}",)
         for name in ("gin", "gin-ipa", "slaug", "randconv", "bigaug")
@@ -58,6 +60,18 @@ METHODS: dict[str, tuple[str, ...]] = {
     "lesions-gin": ("--generalization.synthetic_lesions=true", "--generalization.name=gin"),
 }
 DEFAULTS = {"lung": ("plain", "gin", "lesioned-lungs"), "infection": ("plain", "lesions")}
+
+
+# What `--methods`, `--sources` and `--seeds` decide: a row is what its name says.
+_FIXED = {
+    **dict.fromkeys(
+        ("generalization.name", "generalization.adaptation", "generalization.synthetic_lesions",
+         "generalization.lesions_in_lungs"),
+        "choose --methods",
+    ),
+    "sources.more": "choose --sources",
+    "seed": "give --seeds",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -145,9 +159,11 @@ def arms(
                 continue
             chosen = [ALL] if paints else [*SOURCES[subtask], ALL]
             for source in chosen:
-                # Lesions are painted into all sources; asked for by name, whatever the sources.
-                named = paints and methods is not None
-                if named or sources is None or source in sources:
+                # Lesions are painted into the lungs of all sources, beside whichever is chosen.
+                chosen_too = methods is not None or any(
+                    s in SOURCES[subtask] for s in sources or ()
+                )
+                if sources is None or source in sources or (paints and chosen_too):
                     found += [Arm(subtask, source, method, seed) for seed in seeds]
     if not found:
         raise ConfigError(
@@ -264,25 +280,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = protocol_parser(
         __doc__, "demo (minutes on phantoms) or full (the paper's)", "runs/task2"
     )
-    parser.add_argument("--subtasks", nargs="+", default=list(SOURCES), choices=list(SOURCES))
+    parser.add_argument(
+        "--subtasks", nargs="+", action=Once, default=list(SOURCES), choices=list(SOURCES)
+    )
     parser.add_argument(
         "--methods",
         nargs="+",
+        action=Once,
         choices=list(METHODS),
         help="default: plain, gin and lesioned-lungs for lungs, plain and lesions for infection",
     )
     parser.add_argument(
         "--sources",
         nargs="+",
+        action=Once,
         choices=[*(source for named in SOURCES.values() for source in named), ALL],
         help="default: each alone, and all together",
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--seeds", nargs="+", action=Once, type=int, default=[0])
     options, overrides = parser.parse_known_args(arguments)
     run(
         Protocol(
             arms=arms(options.subtasks, options.methods, options.sources, options.seeds),
-            **settings(options, overrides),
+            **settings(options, overrides, _FIXED),
         )
     )
 

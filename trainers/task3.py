@@ -23,12 +23,13 @@ from covidseg.core.errors import ConfigError
 from covidseg.engine import manifest
 from covidseg.engine.distributed import start_processes
 from covidseg.engine.recipes import load_recipe
+from covidseg.engine.runs import read_run
 from covidseg.engine.segmentation import with_precision
 from covidseg.engine.task_data import configuration_names, part_names, read_part
 from covidseg.generalization.sources import source_parts
 from covidseg.trainers import transfer
 from covidseg.trainers.evaluation import measure
-from covidseg.trainers.options import run_main
+from covidseg.trainers.options import Once, run_main
 from covidseg.trainers.protocol import Settings, protocol_parser, settings
 from covidseg.trainers.report import draw_extremes, write_report
 from covidseg.trainers.side_by_side import Job
@@ -108,9 +109,7 @@ def _recipe(protocol: Protocol, arm: Arm) -> TransferRecipe:
     by_source = str(arm.method not in ("alone", "joint")).lower()
     source = arm.source
     if arm.method == "alone":
-        # One training for all sources: by the first that there is, whichever are asked for.
-        held = configuration_names(protocol.hub)
-        source = next(one for one in SOURCES[arm.subtask] if f"task3-{one}-fold{arm.fold}" in held)
+        source = _source_of_alone(protocol, arm)
     words = [
         f"--patch.by_source={by_source}",
         *protocol.overrides,
@@ -119,6 +118,17 @@ def _recipe(protocol: Protocol, arm: Arm) -> TransferRecipe:
         f"--data.hub={protocol.hub}",
     ]
     return load_recipe(f"task3-{arm.subtask}", protocol.profile, words, TransferRecipe)
+
+
+def _source_of_alone(protocol: Protocol, arm: Arm) -> str:
+    """By which source's configuration the one training for all sources is called: the one that it
+    has been called by, else the first that there is, whichever are asked for.
+    """
+    run = run_folder(protocol, arm)
+    if (run / "config.yaml").is_file():
+        return read_run(run, TransferRecipe).data.configuration.removeprefix("task3-")
+    held = configuration_names(protocol.hub)
+    return next(one for one in SOURCES[arm.subtask] if f"task3-{one}-fold{arm.fold}" in held)
 
 
 def _tested(protocol: Protocol, arm: Arm, recipe: TransferRecipe) -> tuple[str, list[str]]:
@@ -207,10 +217,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         __doc__, "demo (minutes on phantoms) or full (the paper's)", "runs/task3"
     )
     every = [source for named in SOURCES.values() for source in named]
-    parser.add_argument("--subtasks", nargs="+", default=list(SOURCES), choices=list(SOURCES))
-    parser.add_argument("--sources", nargs="+", default=every, choices=every)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--folds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument(
+        "--subtasks", nargs="+", action=Once, default=list(SOURCES), choices=list(SOURCES)
+    )
+    parser.add_argument("--sources", nargs="+", action=Once, default=every, choices=every)
+    parser.add_argument(
+        "--methods", nargs="+", action=Once, default=list(METHODS), choices=list(METHODS)
+    )
+    parser.add_argument("--folds", nargs="+", action=Once, type=int, default=[0, 1, 2, 3, 4])
     options, overrides = parser.parse_known_args(arguments)
     chosen = tuple(
         (subtask, source)
@@ -223,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sources=chosen,
             methods=tuple(options.methods),
             folds=tuple(options.folds),
-            **settings(options, overrides),
+            **settings(options, overrides, {"transfer.method": "choose --methods"}),
         )
     )
 

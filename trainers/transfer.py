@@ -20,7 +20,7 @@ from torch import nn
 
 from covidseg.core.errors import ConfigError
 from covidseg.engine.distributed import start_processes
-from covidseg.engine.loop import Result, train
+from covidseg.engine.loop import Result, refuse_begun, refuse_other_run, train
 from covidseg.engine.losses import build_loss
 from covidseg.engine.method import Method, Supervised
 from covidseg.engine.runs import (
@@ -45,6 +45,7 @@ from covidseg.engine.validation import DiceValidation
 from covidseg.generalization.build import PaintedPatches, changed, painter
 from covidseg.generalization.heterogeneous import Channels, OfDataset, PartlyLabelled
 from covidseg.generalization.lesions import LesionConfig
+from covidseg.generalization.numbers import check_numbers
 from covidseg.generalization.painted import cases_with_lungs
 from covidseg.inference.ensemble import Ensemble
 from covidseg.inference.predictor import Predictor
@@ -81,6 +82,9 @@ class TransferConfig:
     finetune_lr: float = 0.1
     lesions: LesionConfig = field(default_factory=LesionConfig)
 
+    def __post_init__(self) -> None:
+        check_numbers(self, "transfer", positive=["source_share", "finetune_lr"])
+
 
 @dataclass(frozen=True)
 class TransferRecipe(SegmentationRecipe):
@@ -110,6 +114,11 @@ def run(recipe: TransferRecipe, out: Path, *, resume: bool = False) -> Result:
     part = training_part(recipe.data)
     covid = _of(part, covid=True)
     method = recipe.transfer.method
+    if method == "joint":
+        # As published: cases are drawn whatever their source.
+        recipe = dataclasses.replace(
+            recipe, patch=dataclasses.replace(recipe.patch, by_source=False)
+        )
     if method == "alone":
         return _stage(recipe, covid, out, resume=resume)
     source = _of(part, covid=False)
@@ -160,15 +169,18 @@ def _finetune(
         data=recipe.data,
     )
     before = out / PRETRAINED
-    if chosen.method == "paint":
-        _painted_stage(first, source, covid.targets, before, resume=resume)
-    else:
-        _stage(first, source, before, resume=resume)
     tuned = dataclasses.replace(
         plan,
         train=dataclasses.replace(recipe.train, start=str(before)),
         optim=dataclasses.replace(recipe.optim, lr=recipe.optim.lr * chosen.finetune_lr),
     )
+    # Before the stage on the source is trained for nothing.
+    refuse_begun(out, resume)
+    refuse_other_run(out, tuned, {"train": covid.provenance})
+    if chosen.method == "paint":
+        _painted_stage(first, source, covid.targets, before, resume=resume)
+    else:
+        _stage(first, source, before, resume=resume)
     return _stage(tuned, covid, out, resume=resume)
 
 
@@ -194,7 +206,7 @@ def _painted_stage(
     }
     watched = PaintedPatches(FixedPatches(recipe, cases), paint, recipe.seed)
     return train(
-        Supervised(new_network(recipe), build_loss(recipe.loss)),
+        Supervised(new_network(recipe, run=out), build_loss(recipe.loss)),
         changed(training_stream(recipe, cases, provenance), before=[paint]),
         recipe,
         out,
@@ -215,7 +227,7 @@ def _stage(recipe: TransferRecipe, part: Part, out: Path, *, resume: bool) -> Re
         progress = accelerator.is_main_process
         recipe = planned(recipe, listed, targets, progress=progress)
         cases = cached_cases(recipe, listed, progress=progress)
-    network = new_network(recipe)
+    network = new_network(recipe, run=out)
     loss = build_loss(recipe.loss)
     method: Method = Supervised(network, loss)
     if mode in ("heads", "marginal"):

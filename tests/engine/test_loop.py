@@ -237,10 +237,11 @@ class Overflows(Explodes):
 
 
 @pytest.mark.parametrize(("kind", "what"), [(Explodes, "loss"), (Overflows, "gradient")])
+@pytest.mark.parametrize("limit", [12.0, None])
 @pytest.mark.parametrize("log_every", [1, 5])
-def test_not_a_number_stops_the_run_and_names_the_cases(tmp_path, kind, what, log_every):
+def test_not_a_number_stops_the_run_and_names_the_cases(tmp_path, kind, what, log_every, limit):
     run_dir = tmp_path / "run"
-    recipe = with_train(log_every=log_every)
+    recipe = with_train(log_every=log_every, clip_norm=limit)
     method = kind(tiny_run.tiny_network(), build_loss(LossConfig()))
     # Step 7 (the eighth) has samples 28 to 31, which are cases 3, 4, 0, 1.
     cases = "case-3, case-4, case-0, case-1"
@@ -536,3 +537,10 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     blocked.write_text("")
     with pytest.raises((StorageError, ConfigError), match="file"):
         tiny_run.run(blocked / "run")
+
+
+def test_no_variable_of_the_environment_scales_the_gradients(tmp_path, monkeypatch):
+    tiny_run.run(tmp_path / "plain", recipe=with_train(epochs=1))
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    tiny_run.run(tmp_path / "exported", recipe=with_train(epochs=1))
+    assert losses(tmp_path / "plain") == losses(tmp_path / "exported")

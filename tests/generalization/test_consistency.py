@@ -17,6 +17,7 @@ from covidseg.generalization.consistency import (
     GinIpa,
     ThreeVersions,
     divergence_from_mean,
+    divergence_to_mean,
 )
 from covidseg.generalization.draws import IPA, generator
 from covidseg.generalization.random_convolutions import Gin
@@ -49,6 +50,20 @@ def test_divergence_is_torchs():
         logits.log_softmax(1), torch.cat([mean] * 3), reduction="none"
     ).mean()
     torch.testing.assert_close(divergence_from_mean(logits, 3), expected)
+
+
+def test_randconvs_divergence_by_hand_and_its_bound():
+    logits = torch.tensor([[0.5, 0.5], [0.75, 0.25]]).log()[..., None]
+    total = sum(
+        p * (math.log(p) - math.log(m))
+        for p, m in ((0.5, 0.625), (0.5, 0.375), (0.75, 0.625), (0.25, 0.375))
+    )
+    assert divergence_to_mean(logits, 2).item() == pytest.approx(total, rel=1e-6)
+    # Three versions, of which one is sure of another class, however sure they are.
+    for size in (20.0, 300.0):
+        sure = torch.tensor([[size, -size], [size, -size], [-size, size]])[..., None]
+        expected = 2 * math.log(3 / 2) + math.log(3)
+        assert divergence_to_mean(sure, 3).item() == pytest.approx(expected, rel=1e-4)
 
 
 @given(st.integers(0, 1000), st.floats(0.1, 300))

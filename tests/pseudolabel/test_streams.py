@@ -213,6 +213,13 @@ def test_impossible_numbers_are_refused(method, message):
         new_method(replace(RECIPE, method=method), lambda place: new_network(RECIPE, place))
 
 
+def test_bcp_needs_as_many_unlabelled_as_labelled_patches_before_the_first_step():
+    recipe = with_method(RECIPE, "bcp")
+    recipe = replace(recipe, unlabelled=replace(recipe.unlabelled, batch_size=8))
+    with pytest.raises(ConfigError, match=r"bcp mixes as many .* unlabelled.batch_size 8"):
+        new_method(recipe, lambda place: new_network(RECIPE, place))
+
+
 def test_recipes_name_methods_and_their_numbers(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from covidseg.core.errors import ConfigError
@@ -132,6 +136,53 @@ def test_all_methods_are_compared_with_the_supervised_one(
     for by_method in cases:
         assert len({tuple(names) for names in by_method.values()}) == 1
     assert cases[0]["supervised"] != cases[1]["supervised"]
+
+
+@pytest.mark.parametrize(
+    ("word", "finding"),
+    [
+        ("--method.name=mean-teacher", "method.name is mean-teacher"),
+        ("--rounds.teachers=3", "rounds.teachers is 3"),
+        ("--unlabelled.labelled_cases=4", "labelled_cases is 4"),
+        ("--data.hub=/elsewhere", "give --hub"),
+        ("--data.fold=1", "give --folds"),
+    ],
+)
+def test_what_the_protocol_decides_is_not_overridden(small_hub, tmp_path, word, finding):
+    with pytest.raises(ConfigError, match=finding):
+        covid1920(["--hub", str(small_hub), "--out", str(tmp_path), "--profile", "demo", word])
+
+
+def test_tests_without_labels_are_said_before_the_first_training(small_hub, options, tmp_path):
+    hub = shutil.copytree(small_hub, tmp_path / "hub")
+    path = hub / "covid1920_test_unseen.parquet"
+    table = pq.read_table(path)
+    column = table.schema.get_field_index("label_file_name")
+    empty = [None] * table.num_rows
+    field = table.schema.field(column)
+    pq.write_table(table.set_column(column, field, pa.array(empty, field.type)), path)
+    with pytest.raises(ConfigError, match="3 of the 3 scans of test_unseen have no label"):
+        compare_semi.main(words(hub, options, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_case_that_is_missing_counts_in_the_means_by_seed():
+    rows = [
+        {
+            "task": "covid1920", "algorithm": name, "fold": 0, "part": "test_seen",
+            "dataset": "covid1920", "case_id": case, "patient_id": case, "label": "infection",
+            "dsc": dsc, "nsd_1mm": dsc, "nave": 0.5, "volume_prediction_ml": 1.0,
+            "volume_reference_ml": 1.0, "status": status, "message": "", "policy": "undefined",
+            "phantom": True,
+        }
+        for name, case, dsc, status in (
+            ("bcp", "1", 0.8, "ok"), ("bcp", "2", None, "missing_prediction"),
+            ("supervised", "1", 0.5, "ok"), ("supervised", "2", 0.4, "ok"),
+        )
+    ]  # fmt: skip
+    said = compare_semi.by_seed(pd.DataFrame(rows))
+    assert "test_seen, bcp: 0.400" in said
+    assert "test_seen, supervised: 0.450" in said
 
 
 def test_more_rounds_would_be_more_steps(small_hub, options, tmp_path):

@@ -89,6 +89,26 @@ def test_synthetic_lesions_need_no_label_but_the_lungs(train, tmp_path):
     assert "dice_lesion" in (run / "validation.csv").read_text()
 
 
+def test_the_first_weights_know_no_covid_either(train, tmp_path):
+    first = train(tmp_path / "first")
+    manifest = json.loads((first / "manifest.json").read_text())
+    own = train(tmp_path / "own", f"--train.start={first}")
+    assert json.loads((own / "manifest.json").read_text())["start"]["run"] == str(first)
+    # As if it had learnt the four scans of Task 1's first fold, itself or where it started from.
+    manifest["data"]["train"] |= {"configuration": "task1-lung-fold0", "part": "train"}
+    (first / "manifest.json").write_text(json.dumps(manifest))
+    for start in (first, own):
+        with pytest.raises(SplitError, match=r"scans with COVID-19: train of task1-lung-fold0"):
+            train(tmp_path / "next", f"--train.start={start}")
+    # Phantoms that a recipe draws are no patients.
+    manifest["config"]["phantoms"] = {}
+    (first / "manifest.json").write_text(json.dumps(manifest))
+    train(tmp_path / "next", f"--train.start={first}")
+    (first / "manifest.json").unlink()
+    with pytest.raises(SplitError, match="does not say what it learnt from"):
+        train(tmp_path / "last", f"--train.start={first}")
+
+
 def test_a_run_that_adapts_predicts_so(train, tmp_path):
     run = train(tmp_path / "run", "--network.norm=batch", "--generalization.adaptation=batch-norm")
     predictor = open_generalising_run(run, device="cpu")
@@ -117,6 +137,13 @@ def test_a_run_that_adapts_predicts_so(train, tmp_path):
         ),
         (["--generalization.adaptation=batch-norm"], ConfigError, "norm batch"),
         (["--generalization.name=gan"], ConfigError, "gan"),
+        (["--generalization.lesions.involved=[0,0.4]"], ConfigError, r"involved is \[0.*above 0"),
+        (["--generalization.lesions.glass=[0.5,0.2]"], ConfigError, "lesser number first"),
+        (["--generalization.mixstyle.alpha=0"], ConfigError, "mixstyle.alpha is 0"),
+        (["--generalization.gin.layers=0"], ConfigError, "gin.layers is 0"),
+        (["--generalization.batch_norm.prior=-0.5"], ConfigError, "prior is -0.5"),
+        (["--generalization.slaug.percentile=70"], ConfigError, "0 to 50"),
+        (["--generalization.bigaug.p=2"], ConfigError, "a share"),
         (["--generalization.gin.layer=3"], ConfigError, "layers"),
     ],
 )  # fmt: skip

@@ -18,6 +18,7 @@ from covidseg.registry.cases import HU
 from covidseg.splits.records import CaseRecord
 from covidseg.trainers import evaluation
 from covidseg.trainers.evaluation import predict_part, score_part, scored_part
+from covidseg.trainers.report import draw_extremes
 
 NAME = "study_0255"  # one that the published split names
 
@@ -97,6 +98,31 @@ def test_what_other_weights_or_scans_made_is_made_again(part, tmp_path, monkeypa
     )
     assert dsc(other, ("a",)) == [half, 0]
     assert filled.calls == 5
+
+
+def test_what_other_weights_made_is_gone_where_these_fail(part, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "weights_digest", str)
+    folder, scores = tmp_path / "predictions", tmp_path / "scores.csv"
+    filled = Fills(1)
+
+    def statuses():
+        found = scored_part(part, folder, scores, algorithm="a", workers=1)
+        return found.set_index("case_id")["status"][list(NAMES)].tolist()
+
+    predict_part(filled, part, folder, runs=["a"])
+    assert statuses() == ["ok", "ok"]
+    filled.fails = (6, 6, 5)
+    assert len(predict_part(filled, part, folder, runs=["b"])) == 1
+    assert statuses() == ["ok", "missing_prediction"]
+
+
+def test_a_part_of_which_nothing_can_be_segmented_is_scored_as_missing(part, tmp_path):
+    folder, scores = tmp_path / "predictions", tmp_path / "scores.csv"
+    folder.mkdir()
+    found = scored_part(part, folder, scores, algorithm="a", workers=1)
+    assert set(found["status"]) == {"missing_prediction"}
+    draw_extremes(part, folder, found, tmp_path / "overlays")
+    assert not list(tmp_path.glob("overlays*"))
 
 
 def test_a_case_that_failed_once_is_scored_when_it_is_there(part, tmp_path, monkeypatch):

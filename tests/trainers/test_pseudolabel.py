@@ -165,6 +165,18 @@ def test_a_run_goes_on_with_the_pool_it_began_with_alone(words, hub, student, tm
     main(words)
 
 
+def test_a_teacher_that_learnt_what_measures_the_student_is_refused(student, words, hub, tmp_path):
+    teacher = shutil.copytree(student / "rounds/teacher1", tmp_path / "teacher", symlinks=True)
+    manifest = json.loads((teacher / "manifest.json").read_text())
+    test = read_part(hub, "task1-infection-fold0", "test")
+    manifest["data"]["labelled"]["cases"] = {"renamed": test.rows[0].content}
+    (teacher / "manifest.json").write_text(json.dumps(manifest))
+    out = tmp_path / "run"
+    with pytest.raises(ConfigError, match=r"teacher learnt the labels of 1 of the 16 scans of te"):
+        main([*words, "--teacher", str(teacher), "--out", str(out)])
+    assert not (out / "pool.csv").exists()
+
+
 def test_few_labels_and_the_others_in_the_pool(words, tmp_path):
     main(
         [*words, "--method.name=cps", "--unlabelled.labelled_cases=1", "--unlabelled.part=",

@@ -130,3 +130,11 @@ def test_it_is_not_for_a_launcher_of_several_processes(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="plain python"):
         places(2)
+
+
+def test_a_training_asked_for_twice_is_one(capsys):
+    from covidseg.trainers.options import Once, recipe_parser
+
+    parser = recipe_parser("")
+    parser.add_argument("--folds", nargs="+", type=int, action=Once)
+    assert parser.parse_args(["--folds", "1", "0", "1"]).folds == [1, 0]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from covidseg.core.errors import ConfigError, LabelError, LayoutError
 from covidseg.engine.checkpoint import last_checkpoint
-from covidseg.engine.runs import open_run, read_run
+from covidseg.engine.runs import open_run, read_run, weights_digest
 from covidseg.engine.segmentation import training_part
 from covidseg.engine.task_data import read_part
 from covidseg.trainers.supervised import main
@@ -133,3 +135,64 @@ def test_a_mistake_ends_the_script_in_one_line(tmp_path):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "task1-lung-3d" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_the_first_weights_it_had_alone(run, options, tmp_path):
+    def call(out, *words):
+        main(["--recipe", "task1-lung-2d", "--out", str(out), "--resume", *options, *words])
+        return (out / "manifest.json").read_text()
+
+    start = shutil.copytree(run, tmp_path / "start", symlinks=True)
+    out = tmp_path / "run"
+    before = call(out, f"--train.start={start}")
+    with pytest.raises(ConfigError, match=r"began from the weights of .*names random weights"):
+        call(out)
+    other = shutil.copytree(run, tmp_path / "other", symlinks=True)
+    manifest = json.loads((other / "manifest.json").read_text())
+    # The same run in another place is the same weights.
+    assert call(out, f"--train.start={other}") == before
+    (other / "manifest.json").write_text(json.dumps({**manifest, "finished": "later"}))
+    with pytest.raises(ConfigError, match=r"names the weights of .*other \(later\)"):
+        call(out, f"--train.start={other}")
+    # Where they are gone, what was learnt since goes on and predicts.
+    shutil.rmtree(start)
+    assert call(out, f"--train.start={start}") == before
+    with pytest.raises(ConfigError, match=r"train\.start now names the weights of"):
+        call(out, "--train.start=/elsewhere")
+    with pytest.raises(ConfigError, match="began from random weights"):
+        call(run, f"--train.start={other}")
+
+
+def test_a_run_predicts_as_its_recipe_says_now(run, options, tmp_path):
+    own = shutil.copytree(run, tmp_path / "run", symlinks=True)
+    before = weights_digest(own)
+    words = ["--recipe", "task1-lung-2d", "--out", str(own), "--resume", *options]
+    main([*words, "--train.log_every=2"])
+    assert weights_digest(own) == before
+    main([*words, "--window.mirror=true", "--window.logit_adjustment=0.85"])
+    assert weights_digest(own) != before
+    predictor = open_run(own, device="cpu")
+    assert predictor.mirror_axes
+    assert predictor.logit_adjustment == 0.85
+    assert read_run(own).train.log_every == 3  # what was done is not said otherwise
+
+
+def test_the_weights_an_encoder_began_with_may_be_gone(hub, options, tmp_path):
+    weights = tmp_path / "encoder.pth"
+    torch.save(smp_encoder().state_dict(), weights)
+    words = [
+        "--recipe", "task1-lung-2d", "--out", str(tmp_path / "run"), *options,
+        "--network.family=smp", "--network.encoder=resnet18", "--network.features=null",
+        f"--network.encoder_weights={weights}",
+    ]  # fmt: skip
+    main(words)
+    weights.unlink()
+    main([*words, "--resume"])
+    assert open_run(tmp_path / "run", device="cpu").networks
+
+
+def smp_encoder():
+    import segmentation_models_pytorch as smp
+
+    return smp.encoders.get_encoder("resnet18", in_channels=1, weights=None)

@@ -36,10 +36,30 @@ def test_every_source_alone_and_all_together():
     ):  # fmt: skip
         with pytest.raises(ConfigError, match="no training of the chosen"):
             arms(*wrong, [0])
-    # Sources that are chosen are all that is learnt from, unless lesions are asked for by name.
+    # Sources that are chosen are all that is learnt from; lesions are painted into every lung.
     chosen = arms(["lung", "infection"], None, ["structseg-lung"], [0])
     assert {(a.subtask, a.source) for a in chosen} == {("lung", "structseg-lung")}
     assert [a.source for a in arms(["infection"], ["lesions"], ["msd-tumour"], [0])] == ["all"]
+    # What `make task2-generalize` trains on phantoms.
+    made = arms(["lung", "infection"], None, ["structseg-lung", "msd-tumour"], [0])
+    assert [(a.source, a.method) for a in made] == [
+        ("structseg-lung", "plain"), ("structseg-lung", "gin"),
+        ("structseg-lung", "lesioned-lungs"), ("msd-tumour", "plain"), ("all", "lesions"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["--generalization.name", "slaug"], "--methods"),
+        (["--generalization.synthetic_lesions=true"], "--methods"),
+        (["--seed=7"], "--seeds"),
+        (["--data.hub", "/elsewhere"], "--hub"),
+    ],
+)
+def test_what_names_a_row_is_not_overridden(words, remedy):
+    with pytest.raises(ConfigError, match=remedy):
+        main(words)
 
 
 @pytest.mark.parametrize("subtask", ["lung", "infection"])

@@ -155,7 +155,24 @@ def test_chosen_cases_are_learnt_from(transfer, tmp_path):
     assert list(learnt) == ["coronacases_007"]
 
 
+@pytest.mark.slow
+def test_another_run_is_refused_before_the_source_is_learnt(transfer, tmp_path):
+    run = transfer(tmp_path / "run", "--transfer.method=alone")
+    for resume, message in ((["--resume"], "transfer.method"), ([], "holds a run already")):
+        with pytest.raises(ConfigError, match=message):
+            transfer(run, *resume, "--transfer.method=finetune", "--transfer.source_share=0.5")
+    assert not (run / "pretrained").exists()
+
+
+@pytest.mark.slow
+def test_joint_training_draws_cases_whatever_their_source(transfer, tmp_path):
+    run = transfer(tmp_path / "run", "--transfer.method=joint")
+    assert not read_run(run).patch.by_source
+
+
 def test_what_is_refused(transfer, tmp_path):
+    with pytest.raises(ConfigError, match="finetune_lr is 0"):
+        transfer(tmp_path / "e", "--transfer.finetune_lr=0")
     with pytest.raises(ConfigError, match="has no COVID-19 scans"):
         transfer(tmp_path / "a", "--data.configuration=task2-structseg-lung", "--data.fold=null")
     with pytest.raises(ConfigError, match="source_share"):
@@ -204,6 +221,9 @@ def test_the_scans_alone_are_one_training_whatever_sources_are_asked_for(lesion_
     weights = tmp_path / "out/lung/alone/fold0/checkpoints/last/model.safetensors"
     one = call("msd-lung")
     written = weights.stat().st_mtime_ns
+    # Called after another source that the repository did not have before.
+    path = tmp_path / "out/lung/alone/fold0/config.yaml"
+    assert "configuration: task3-structseg-lung" in path.read_text()
     both = call("structseg-lung", "msd-lung")
     assert weights.stat().st_mtime_ns == written
     assert len(both) == 2 * len(one)
