@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
@@ -30,6 +31,8 @@ BENCHMARK_WINDOW = Intensity("windowed", (-1250.0, 250.0))
 PICTURE = Intensity("picture")
 _NIFTI = (".nii.gz", ".nii")
 _PICTURES = (".png", ".jpg", ".jpeg")
+# What torch says, as a RuntimeError of no kind of its own, where the CPU's memory is not enough.
+_CPU_MEMORY = "DefaultCPUAllocator"
 
 Scale = Literal["auto", "hu", "windowed"]
 
@@ -226,9 +229,16 @@ def segment(
     Raises
     ------
     ConfigError
-        The predictor is for volumes and the scan is a picture, or the reverse; or the device has
-        not enough memory.
+        The predictor is for volumes and the scan is a picture, or the reverse; or the device or
+        this machine has not enough memory.
+    GeometryError
+        The scan's spacing makes its grid impossibly large.
     """
+    with _its_fault(one):
+        return _segmented(predictor, one, folder, scale)
+
+
+def _segmented(predictor: Predictor | Ensemble, one: Input, folder: Path, scale: Scale) -> Path:
     volume, intensity = read_input(one, scale)
     if predictor.for_pictures != (one.kind == "picture"):
         raise ConfigError(
@@ -236,14 +246,7 @@ def segment(
             f"{_place(one)} is a {'picture' if one.kind == 'picture' else 'CT volume'}",
             remedy="use a run that was trained on such data",
         )
-    try:
-        result = predictor.predict(volume, intensity)
-    except torch.OutOfMemoryError as fault:
-        raise ConfigError(
-            "segmenting it takes more memory than the device has free",
-            path=_place(one),
-            remedy="give a smaller --batch-size, or --device cpu",
-        ) from fault
+    result = predictor.predict(volume, intensity)
     if result.shape != volume.shape:
         raise GeometryError("the result lost the scan's grid", path=_place(one))
     target = folder / one.result
@@ -252,6 +255,34 @@ def segment(
     else:
         write_nifti(target, result)
     return target
+
+
+@contextlib.contextmanager
+def _its_fault(one: Input) -> Iterator[None]:
+    """Grids that are found impossible name the scan; want of memory is a fault of that scan too.
+
+    Other scans may be smaller, so it must not end a call that has more of them.
+    """
+    try:
+        yield
+    except GeometryError as fault:
+        fault.path = fault.path or _place(one)
+        raise
+    except torch.OutOfMemoryError as fault:
+        raise ConfigError(
+            "segmenting it takes more memory than the device has free",
+            path=_place(one),
+            remedy="give a smaller --batch-size, or --device cpu",
+        ) from fault
+    except (MemoryError, RuntimeError) as fault:
+        if isinstance(fault, RuntimeError) and _CPU_MEMORY not in str(fault):
+            raise
+        raise ConfigError(
+            "segmenting it takes more memory than this machine has free",
+            path=_place(one),
+            remedy="check the scan's size and spacing, give a smaller --batch-size, or take a "
+            "machine with more memory",
+        ) from fault
 
 
 def _write_picture(target: Path, labels: np.ndarray, predictor: Predictor | Ensemble) -> None:

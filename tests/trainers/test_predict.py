@@ -174,6 +174,53 @@ def test_a_scan_too_large_for_the_device_is_named_and_the_others_are_done(
     assert "smaller --batch-size" in shown
 
 
+@pytest.mark.parametrize("where", ["reading", "numpy", "torch"])
+def test_a_scan_too_large_for_the_machine_is_named_and_the_others_are_done(
+    run, raw, tmp_path, capsys, monkeypatch, where
+):
+    function, owner = ("read_input", files) if where == "reading" else ("predict", Predictor)
+    real, seen = getattr(owner, function), []
+
+    def first_too_large(*arguments):
+        seen.append(arguments)
+        if len(seen) > 1:
+            return real(*arguments)
+        if where == "torch":
+            torch.empty(2**50)
+        elif where == "numpy":
+            np.empty(2**50)
+        raise MemoryError
+
+    monkeypatch.setattr(owner, function, first_too_large)
+    chosen = scans(raw)[:2]
+    assert call("predict", "--run", run, *chosen, "-o", tmp_path / "out", "--device", "cpu") == 1
+    shown = capsys.readouterr().out
+    assert "1 segmented" in shown
+    assert f"{chosen[0]}: segmenting it takes more memory than this machine has" in shown
+
+
+def test_another_fault_of_torch_is_not_taken_for_want_of_memory(run, raw, tmp_path, monkeypatch):
+    def faulty(*_):
+        raise RuntimeError("a fault of the code")
+
+    monkeypatch.setattr(Predictor, "predict", faulty)
+    [one] = find_inputs([scans(raw)[0]])
+    with pytest.raises(RuntimeError, match="a fault of the code"):
+        files.segment(open_runs([run], device="cpu"), one, tmp_path)
+
+
+def test_a_scan_of_an_absurd_spacing_is_named_and_the_others_are_done(run, raw, tmp_path, capsys):
+    scan = read_nifti(scans(raw)[0])
+    wrong = tmp_path / "metres.nii.gz"
+    write_nifti(wrong, Volume(scan.data, scan.affine @ np.diag([1000.0, 1000, 1000, 1])))
+    assert call("predict", "--run", run, wrong, scans(raw)[0], "--out", tmp_path / "out") == 1
+    shown = capsys.readouterr().out
+    assert "1 segmented" in shown
+    spacing = " x ".join(f"{1000 * size:.6g}" for size in scan.spacing_mm)
+    assert f"{wrong}: " in shown
+    assert f"voxels of {spacing} mm" in shown
+
+
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta"])
 def test_a_device_that_is_not_there(run, raw, tmp_path, capsys, name):
     with pytest.raises(ConfigError, match=rf"'{name}' cannot be used.*expected cpu.*--device"):
