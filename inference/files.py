@@ -16,6 +16,7 @@ import torch
 
 from covidseg.core.errors import ConfigError, GeometryError, IntensityError, LayoutError
 from covidseg.core.files import atomic_file, storage_error
+from covidseg.core.progress import tell
 from covidseg.imaging.dicom import DicomSeries, find_series, read_series
 from covidseg.imaging.intensity import find_nonfinite, guess_scale
 from covidseg.imaging.nifti import read_nifti, write_nifti
@@ -65,7 +66,7 @@ def find_inputs(paths: Sequence[str | Path]) -> list[Input]:
     """Scans among files and folders: NIfTI files, pictures, and DICOM CT series.
 
     A folder stands for all NIfTI files and pictures directly in it, or, where it has none, for the
-    CT series in it and below.
+    CT series in it and below, without localisers (scouts), which are told of.
 
     Raises
     ------
@@ -162,7 +163,19 @@ def _in_folder(folder: Path) -> Iterator[Input]:
     if scans:
         yield from scans
         return
-    series = [one for one in find_series(folder) if one.modality == "CT"]
+    yield from _series_in(folder)
+
+
+def _series_in(folder: Path) -> Iterator[Input]:
+    found = [one for one in find_series(folder) if one.modality == "CT"]
+    series = [one for one in found if not one.localiser]
+    if found and not series:
+        raise LayoutError(
+            "holds localisers (scouts) alone",
+            path=folder,
+            expected="a CT series of axial slices",
+            remedy="give the folder of the scan that was planned on them",
+        )
     if not series:
         raise LayoutError(
             "holds no scan",
@@ -170,6 +183,9 @@ def _in_folder(folder: Path) -> Iterator[Input]:
             expected="NIfTI files or slice pictures in it, or a CT series in it or below",
             remedy="name the folders that hold the files themselves; several are allowed",
         )
+    for one in found:
+        if one.localiser:
+            tell(f"{one.folder}: series {one.uid} is a localiser (scout), no scan: left out.")
     for one in series:
         # A patient with one series is named by the patient; several are told apart by their UID.
         alone = sum(other.patient_id == one.patient_id for other in series) == 1

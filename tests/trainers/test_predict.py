@@ -7,6 +7,7 @@ import os
 import shutil
 
 import numpy as np
+import pydicom
 import pytest
 import torch
 from PIL import Image
@@ -378,6 +379,23 @@ def test_a_patient_id_is_no_path(tmp_path, patient_id, name):
         found = [one.name for one in find_inputs([tmp_path])]
         # Several series of a patient are told apart by their UIDs.
         assert found == ([name] if number == 0 else [f"{name}_1.2.3.0", f"{name}_1.2.3.1"])
+
+
+def test_a_scout_is_no_scan_and_the_scan_keeps_its_plain_name(tmp_path, capsys):
+    uids = {"patient_id": "P1", "study_uid": "1.2.3", "frame_of_reference_uid": "1.2.3.9"}
+    for name, uid in (("ct", "1.2.3.5"), ("scout", "1.2.3.4")):
+        volume = Volume(np.zeros((4, 4, 2), np.int16), np.eye(4))
+        for path in write_series(tmp_path / name, volume, series_uid=uid, **uids):
+            if name == "scout":
+                image = pydicom.dcmread(path)
+                image.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+                image.save_as(path)
+    [found] = find_inputs([tmp_path])
+    assert found.name == "P1"
+    assert found.source.folder == tmp_path / "ct"
+    assert "scout: series 1.2.3.4 is a localiser (scout), no scan" in capsys.readouterr().err
+    with pytest.raises(LayoutError, match=r"scout: holds localisers \(scouts\) alone"):
+        find_inputs([tmp_path / "scout"])
 
 
 def test_intensities_are_judged_or_told(tmp_path):
