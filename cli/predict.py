@@ -67,9 +67,15 @@ def predict(
       covidseg predict --run runs/task1-infection-3d/fold0 scans/ --out predictions/
       covidseg predict --run runs/task1-infection-3d scans/ --out predictions/   (all folds)
     """
-    from covidseg.core.progress import progress_bar
+    from covidseg.core.progress import progress_bar, tell
     from covidseg.engine.runs import read_run, runs_in, weights_digest
-    from covidseg.inference.files import find_inputs, refuse_sources, require_writable, segment
+    from covidseg.inference.files import (
+        doubt_about_place,
+        find_inputs,
+        refuse_sources,
+        require_writable,
+        segment,
+    )
     from covidseg.inference.record import Record
     from covidseg.trainers.transfer import TransferRecipe, open_transfer_runs, predicted_labels
 
@@ -89,6 +95,8 @@ def predict(
     faults: list[str] = []
     for one in progress_bar(todo, desc="predicting", unit="scan"):
         try:
+            if doubt := doubt_about_place(one):
+                tell(f"warning: {doubt}")
             segment(predictor, one, out, intensity.value)
             record.note(one)
         except StorageError:  # every other scan would meet it

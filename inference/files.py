@@ -19,7 +19,7 @@ from covidseg.core.files import atomic_file, storage_error
 from covidseg.core.progress import tell
 from covidseg.imaging.dicom import DicomSeries, find_series, read_series
 from covidseg.imaging.intensity import find_nonfinite, guess_scale
-from covidseg.imaging.nifti import read_nifti, write_nifti
+from covidseg.imaging.nifti import read_header, read_nifti, write_nifti
 from covidseg.imaging.picture import read_picture
 from covidseg.imaging.volume import Volume
 from covidseg.inference.ensemble import Ensemble
@@ -231,6 +231,28 @@ def read_input(one: Input, scale: Scale = "auto") -> tuple[Volume, Intensity]:
         path=one.source,
         expected="Hounsfield units, or values windowed to [0, 255]",
         remedy="convert it, or say what it is: --intensity hu (or windowed)",
+    )
+
+
+def doubt_about_place(one: Input) -> str | None:
+    """What a scan's header leaves open of where it lies, and what to check; None where nothing.
+
+    Label maps have one place, so a program that takes the scan's other one shows them elsewhere.
+
+    Raises
+    ------
+    UnreadableFileError, GeometryError
+        As `covidseg.imaging.nifti.read_header` says.
+    """
+    if one.kind != "nifti":
+        return None
+    assert isinstance(one.source, Path)
+    conflict = read_header(one.source).form_conflict
+    if conflict is None:
+        return None
+    return (
+        f"{one.source}: {conflict}. Check that its label map lies on it in the program that you "
+        "use them in; if not, set both forms of the scan to the right one and predict it again."
     )
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -173,6 +174,24 @@ def test_a_scan_too_large_for_the_device_is_named_and_the_others_are_done(
     shown = capsys.readouterr().out
     assert "1 segmented" in shown
     assert "smaller --batch-size" in shown
+
+
+def test_a_scan_whose_forms_differ_is_segmented_with_a_warning(run, raw, tmp_path, capsys):
+    scan = read_nifti(scans(raw)[0])
+    for name, qform in (("alike", scan.affine), ("apart", scan.affine @ np.diag([-1, -1, 1, 1]))):
+        image = nibabel.Nifti1Image(scan.data.astype(np.int16), None)
+        image.set_sform(scan.affine, 2)
+        image.set_qform(qform, 1)
+        nibabel.save(image, tmp_path / f"{name}.nii.gz")
+    out = tmp_path / "out"
+    paths = [tmp_path / "alike.nii.gz", tmp_path / "apart.nii.gz"]
+    assert call("predict", "--run", run, *paths, "-o", out) == 0
+    shown = capsys.readouterr()
+    assert "2 segmented" in shown.out
+    [warning] = [line for line in shown.err.splitlines() if line.startswith("warning: ")]
+    assert warning.startswith(f"warning: {paths[1]}: sform and qform place voxels up to ")
+    assert "Check that its label map lies on it" in warning
+    np.testing.assert_allclose(read_nifti(out / "apart.nii.gz").affine, scan.affine, atol=1e-5)
 
 
 @pytest.mark.parametrize("where", ["reading", "numpy", "torch"])
