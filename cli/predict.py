@@ -68,7 +68,7 @@ def predict(
       covidseg predict --run runs/task1-infection-3d scans/ --out predictions/   (all folds)
     """
     from covidseg.core.progress import progress_bar, tell
-    from covidseg.engine.runs import read_run, runs_in, weights_digest
+    from covidseg.engine.runs import read_run, runs_in, unfinished, weights_digest
     from covidseg.inference.files import (
         doubt_about_place,
         find_inputs,
@@ -87,6 +87,9 @@ def predict(
         print(f"ensemble of {len(run)} runs: {', '.join(map(str, run))}")
     refuse_sources(found, out)
     predictor = open_transfer_runs(run, device=device, mirror=mirror, batch_size=batch_size)
+    for one in run:
+        if doubt := unfinished(one):
+            tell(f"warning: {doubt}")
     settings = [[weights_digest(one) for one in run], mirror, intensity.value]
     record = Record(out, json.dumps(settings))
     todo = found if overwrite else record.missing(found)

@@ -28,6 +28,7 @@ from covidseg.engine.runs import (
     open_runs,
     read_run,
     runs_in,
+    unfinished,
 )
 from covidseg.imaging.dicom import write_series
 from covidseg.imaging.nifti import read_nifti, write_nifti
@@ -319,6 +320,28 @@ def test_a_run_in_its_first_stage_is_not_taken_for_a_folder_of_runs(run, tmp_pat
     (folds[2] / ROUNDS).mkdir(parents=True)
     with pytest.raises(ConfigError, match="it holds rounds alone"):
         runs_in([folds[2]])
+
+
+@pytest.mark.parametrize("status", ["running", "failed", "interrupted"])
+def test_a_run_that_stopped_half_way_predicts_with_a_warning(run, raw, tmp_path, capsys, status):
+    half = tmp_path / "half"
+    shutil.copytree(run, half, symlinks=True)
+    (half / "checkpoints" / "step-00000006").rename(half / "checkpoints" / "step-00000003")
+    for file in (half / "manifest.json", half / "checkpoints/step-00000003/checkpoint.json"):
+        text = file.read_text().replace('"complete"', f'"{status}"')
+        file.write_text(text.replace('"step": 6', '"step": 3'))
+    assert unfinished(run) is None
+    assert call("predict", "--run", run, "--run", half, scans(raw)[0], "-o", tmp_path / "out") == 0
+    [warning] = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert warning.startswith(f"warning: {half}: is not trained to its end")
+    assert f"step 3 of 6 (status '{status}'). " in warning
+    # Without a manifest the step alone tells.
+    (half / "manifest.json").unlink()
+    assert "step 3 of 6 (no manifest)" in unfinished(half)
+    whole = tmp_path / "whole"
+    shutil.copytree(run, whole, symlinks=True)
+    (whole / "manifest.json").unlink()
+    assert unfinished(whole) is None
 
 
 def test_runs_of_other_labels_make_no_ensemble(run, options, tmp_path):
