@@ -60,7 +60,8 @@ def predict(
 
     What the same runs and options made of the same scans is kept, so an interrupted call goes on
     when it is given again (predictions.json in the folder says what was made from what). A scan
-    that cannot be segmented is named at the end, and the others are done. A run of Task 3 that
+    that cannot be segmented is named at the end, and the others are done; with --overwrite the
+    label map that other weights or options made of it is removed. A run of Task 3 that
     learnt several datasets' labels predicts those of the COVID-19 scans.
 
     Example:
@@ -105,7 +106,8 @@ def predict(
         except StorageError:  # every other scan would meet it
             raise
         except CovidsegError as fault:
-            faults.append(f"{one.name}: {fault}")
+            removed = overwrite and record.drop_other(one)
+            faults.append(f"{one.name}: {fault}" + " Its earlier label map is removed." * removed)
     names = predicted_labels(read_run(run[0], TransferRecipe))
     labels = ", ".join(f"{value} {name}" for value, name in enumerate(names, start=1))
     print(

@@ -117,6 +117,43 @@ def test_a_bad_scan_is_named_and_the_others_are_done(run, raw, tmp_path, capsys)
     assert [path.name for path in out.glob("*.nii.gz")] == [scans(raw)[0].name]
 
 
+def test_a_scan_that_fails_anew_leaves_no_label_map_of_other_options(
+    run, raw, tmp_path, capsys, monkeypatch
+):
+    first, second = scans(raw)[:2]
+    out, predict, seen = tmp_path / "out", Predictor.predict, []
+    words = ["predict", "--run", run, first, second, "--out", out, "--device", "cpu"]
+    assert call(*words) == 0
+
+    def first_of_two_fails(*arguments):
+        seen.append(arguments)
+        if len(seen) % 2:
+            raise MemoryError
+        return predict(*arguments)
+
+    monkeypatch.setattr(Predictor, "predict", first_of_two_fails)
+    # What the same weights and options made of the same scan is no worse for it.
+    assert call(*words, "--overwrite") == 1
+    assert "is removed" not in capsys.readouterr().out
+    assert (out / first.name).exists()
+    assert call(*words, "--overwrite", "--mirror") == 1
+    assert capsys.readouterr().out.count("Its earlier label map is removed.") == 1
+    assert not (out / first.name).exists()
+    monkeypatch.undo()
+    assert call(*words, "--mirror") == 0
+    assert "1 segmented, 1 kept" in capsys.readouterr().out
+
+
+def test_without_leave_to_overwrite_nothing_is_removed(run, raw, tmp_path, monkeypatch):
+    def other_call_was_faster(self, *_):
+        (tmp_path / "out" / scans(raw)[0].name).write_text("its label map")
+        raise MemoryError
+
+    monkeypatch.setattr(Predictor, "predict", other_call_was_faster)
+    assert call("predict", "--run", run, scans(raw)[0], "--out", tmp_path / "out") == 1
+    assert (tmp_path / "out" / scans(raw)[0].name).exists()
+
+
 @pytest.mark.parametrize("words", [[], ["--overwrite"]])
 @pytest.mark.parametrize("way", ["itself", "link", "links inside"])
 def test_no_result_takes_the_place_of_a_scan(run, raw, tmp_path, capsys, words, way):
