@@ -60,16 +60,23 @@ def predict(
 
     What the same runs and options made of the same scans is kept, so an interrupted call goes on
     when it is given again (predictions.json in the folder says what was made from what). A scan
-    that cannot be segmented is named at the end, and the others are done. A run of Task 3 that
+    that cannot be segmented is named at the end, and the others are done; with --overwrite the
+    label map that other weights or options made of it is removed. A run of Task 3 that
     learnt several datasets' labels predicts those of the COVID-19 scans.
 
     Example:
       covidseg predict --run runs/task1-infection-3d/fold0 scans/ --out predictions/
       covidseg predict --run runs/task1-infection-3d scans/ --out predictions/   (all folds)
     """
-    from covidseg.core.progress import progress_bar
-    from covidseg.engine.runs import read_run, runs_in, weights_digest
-    from covidseg.inference.files import find_inputs, refuse_sources, require_writable, segment
+    from covidseg.core.progress import progress_bar, tell
+    from covidseg.engine.runs import read_run, runs_in, unfinished, weights_digest
+    from covidseg.inference.files import (
+        doubt_about_place,
+        find_inputs,
+        refuse_sources,
+        require_writable,
+        segment,
+    )
     from covidseg.inference.record import Record
     from covidseg.trainers.transfer import TransferRecipe, open_transfer_runs, predicted_labels
 
@@ -81,6 +88,9 @@ def predict(
         print(f"ensemble of {len(run)} runs: {', '.join(map(str, run))}")
     refuse_sources(found, out)
     predictor = open_transfer_runs(run, device=device, mirror=mirror, batch_size=batch_size)
+    for one in run:
+        if doubt := unfinished(one):
+            tell(f"warning: {doubt}")
     settings = [[weights_digest(one) for one in run], mirror, intensity.value]
     record = Record(out, json.dumps(settings))
     todo = found if overwrite else record.missing(found)
@@ -89,12 +99,15 @@ def predict(
     faults: list[str] = []
     for one in progress_bar(todo, desc="predicting", unit="scan"):
         try:
+            if doubt := doubt_about_place(one):
+                tell(f"warning: {doubt}")
             segment(predictor, one, out, intensity.value)
             record.note(one)
         except StorageError:  # every other scan would meet it
             raise
         except CovidsegError as fault:
-            faults.append(f"{one.name}: {fault}")
+            removed = overwrite and record.drop_other(one)
+            faults.append(f"{one.name}: {fault}" + " Its earlier label map is removed." * removed)
     names = predicted_labels(read_run(run[0], TransferRecipe))
     labels = ", ".join(f"{value} {name}" for value, name in enumerate(names, start=1))
     print(

@@ -13,3 +13,8 @@ def progress_bar(*arguments: Any, **options: Any) -> tqdm:
     terminal = sys.stderr.isatty()
     settings: dict[str, Any] = {"dynamic_ncols": True, "mininterval": 0.1 if terminal else 30}
     return tqdm(*arguments, **{**settings, **options})
+
+
+def tell(line: str) -> None:
+    """A line for the reader on standard error, above any bar that is shown."""
+    tqdm.write(line, file=sys.stderr)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import os
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from covidseg.core.files import atomic_file
+from covidseg.core.files import atomic_file, storage_error
+from covidseg.core.progress import tell
 
 LOG = "log.csv"
 VALIDATION_LOG = "validation.csv"
@@ -61,18 +65,35 @@ class CsvLog:
             writer.writerows(rows)
 
 
+@contextlib.contextmanager
+def _stored_in(run_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as fault:
+        raise storage_error(fault, run_dir) from fault
+
+
 class Monitor:
-    """The main process' log; the other processes' does nothing."""
+    """The main process' log; the other processes' does nothing.
+
+    Raises
+    ------
+    StorageError
+        The disk is full or cannot be written to; also raised by `training` and `validation`.
+    """
 
     def __init__(self, run_dir: Path, *, active: bool, start: int, steps: int) -> None:
-        self.active = active
+        self.active, self.run_dir = active, run_dir
         if not active:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        self.log = CsvLog(run_dir / LOG, keep_to=start)
-        self.validation_log = CsvLog(run_dir / VALIDATION_LOG, keep_to=start)
-        self.board = SummaryWriter(str(run_dir / TENSORBOARD), purge_step=start + 1)
+        with _stored_in(run_dir):
+            self.log = CsvLog(run_dir / LOG, keep_to=start)
+            self.validation_log = CsvLog(run_dir / VALIDATION_LOG, keep_to=start)
+            self.board = SummaryWriter(str(run_dir / TENSORBOARD), purge_step=start + 1)
+        self.shown_before = threading.excepthook
+        threading.excepthook = self._show
         self.bar = tqdm(
             total=steps,
             initial=start,
@@ -84,6 +105,11 @@ class Monitor:
             disable=not sys.stderr.isatty(),
         )
 
+    def _show(self, fault: threading.ExceptHookArgs) -> None:
+        """What ends a thread; not TensorBoard's, whose fault the next call of it raises again."""
+        if not type(fault.thread).__module__.startswith("tensorboard."):
+            self.shown_before(fault)
+
     def advance(self) -> None:
         """One step is done."""
         if self.active:
@@ -94,9 +120,10 @@ class Monitor:
         if not self.active:
             return
         short = {name.rpartition("/")[2]: value for name, value in values.items()}
-        self.log.append({"step": step, "epoch": epoch, **short})
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+        with _stored_in(self.run_dir):
+            self.log.append({"step": step, "epoch": epoch, **short})
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
         self.bar.set_postfix_str(f"loss {short['loss']:.3f}, lr {short['lr']:.1e}")
 
     def validation(
@@ -105,11 +132,12 @@ class Monitor:
         """Scores on the training side's validation, and a picture (H, W, 3) uint8 of one case."""
         if not self.active:
             return
-        self.validation_log.append({"step": step, "epoch": epoch, **scores})
-        for name, value in scores.items():
-            self.board.add_scalar(f"validation/{name}", value, step)
-        if overlay is not None:
-            self.board.add_image("overlay", overlay, step, dataformats="HWC")
+        with _stored_in(self.run_dir):
+            self.validation_log.append({"step": step, "epoch": epoch, **scores})
+            for name, value in scores.items():
+                self.board.add_scalar(f"validation/{name}", value, step)
+            if overlay is not None:
+                self.board.add_image("overlay", overlay, step, dataformats="HWC")
         self.say(
             f"epoch {epoch}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
         )
@@ -120,7 +148,17 @@ class Monitor:
             self.bar.write(line, file=sys.stderr)
 
     def close(self) -> None:
-        """Flush and close."""
-        if self.active:
-            self.bar.close()
+        """Flush and close.
+
+        What TensorBoard then cannot write is told of alone: the weights are saved already, or a
+        first error is on its way.
+        """
+        if not self.active:
+            return
+        self.bar.close()
+        try:
             self.board.close()
+        except OSError as fault:
+            tell(f"{self.run_dir / TENSORBOARD}: is not whole ({os.strerror(fault.errno or 0)}).")
+        finally:
+            threading.excepthook = self.shown_before

@@ -73,14 +73,41 @@ def runs_in(folders: Sequence[Path]) -> list[Path]:
     return found
 
 
+def unfinished(run: str | Path) -> str | None:
+    """How far a run came that was not trained to its end, and what to do; None for a whole one.
+
+    A run without a manifest, as weights that were passed on may be, is judged by its step alone.
+
+    Raises
+    ------
+    UnreadableFileError
+        The folder is no run, or has no checkpoint.
+    """
+    recipe = read_run(run, SegmentationRecipe)
+    step, steps = read_description(_checkpoint(run))["step"], recipe.train.steps
+    known = manifest.read(Path(run))
+    if manifest.is_complete(Path(run)) or (known is None and step >= steps):
+        return None
+    status = f"status {known['status']!r}" if known is not None else "no manifest"
+    return (
+        f"{run}: is not trained to its end: its weights are those of step {step} of {steps} "
+        f"({status}). Wait for it, or go on with it: the same call with --resume."
+    )
+
+
 def weights_digest(run: str | Path) -> str:
     """A hash of the weights and of the recipe that a run predicts with."""
-    checkpoint = last_checkpoint(run)
-    if checkpoint is None:
-        raise UnreadableFileError("holds no checkpoint", path=run)
+    checkpoint = _checkpoint(run)
     weights = checkpoint / f"{read_description(checkpoint)['predictor']}.safetensors"
     parts = [sha256_of_file(path) for path in (weights, Path(run) / "config.yaml")]
     return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def _checkpoint(run: str | Path) -> Path:
+    checkpoint = last_checkpoint(run)
+    if checkpoint is None:
+        raise UnreadableFileError("holds no checkpoint", path=run)
+    return checkpoint
 
 
 def _is_run(folder: Path) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,14 +102,16 @@ def _version(hub: str | Path) -> tuple[int, int]:
 def _split_names(hub: str, configuration: str, version: tuple[int, int]) -> tuple[str, ...]:
     from datasets import get_dataset_split_names
 
-    return tuple(get_dataset_split_names(hub, configuration))
+    with _judged(hub):
+        return tuple(get_dataset_split_names(hub, configuration))
 
 
 @functools.lru_cache(8)
 def _config_names(hub: str, version: tuple[int, int]) -> tuple[str, ...]:
     from datasets import get_dataset_config_names
 
-    return tuple(get_dataset_config_names(hub))
+    with _judged(hub):
+        return tuple(get_dataset_config_names(hub))
 
 
 def read_part(hub: str | Path, configuration: str, part: str) -> Part:
@@ -175,6 +178,23 @@ def _require_repository(hub: str | Path) -> None:
             path=hub,
             remedy=f"build one: covidseg build RAW_FOLDER --out {hub}",
         )
+
+
+@contextlib.contextmanager
+def _judged(hub: str | Path) -> Iterator[None]:
+    """Make what `datasets` finds wrong with a folder the project's own error."""
+    try:
+        yield
+    # Of a README that is another project's, or damaged, it raises nearly anything.
+    except Exception as fault:
+        if isinstance(fault, OSError) and not isinstance(fault, FileNotFoundError):
+            raise  # the system's refusal to read says nothing of what the folder is
+        why = " ".join(str(fault).split())
+        raise LayoutError(
+            f"is no dataset repository ({type(fault).__name__}: {why[:200]})",
+            path=hub,
+            remedy="build one in a folder of its own: covidseg build RAW_FOLDER --out FOLDER",
+        ) from fault
 
 
 def _require(hub: str | Path, configuration: str) -> None:

@@ -36,6 +36,7 @@ from covidseg.imaging.volume import Volume
 LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
 
 _SERIES_TAGS = [
+    "ImageType",
     "SOPClassUID",
     "Modality",
     "SeriesDescription",
@@ -52,7 +53,10 @@ _LEAN_PIXELS = 0.5
 
 @dataclass(frozen=True)
 class DicomSeries:
-    """One DICOM series as its headers describe it; ``files`` are sorted by path."""
+    """One DICOM series as its headers describe it; ``files`` are sorted by path.
+
+    ``localiser`` where ImageType calls every image one: a scout, which scans are planned on.
+    """
 
     uid: str
     modality: str
@@ -61,6 +65,7 @@ class DicomSeries:
     patient_id: str
     study_uid: str
     frame_of_reference_uid: str | None = None
+    localiser: bool = False
 
     @property
     def folder(self) -> Path:
@@ -97,7 +102,14 @@ def find_series(folder: str | PathLike[str]) -> list[DicomSeries]:
     for _, files in sorted(found.items()):
         paths = [one.files[0] for one in files]
         beside = [bad for parent in {p.parent for p in paths} for bad in damaged.get(parent, ())]
-        series.append(dataclasses.replace(files[0], files=tuple(sorted([*paths, *beside]))))
+        series.append(
+            dataclasses.replace(
+                files[0],
+                files=tuple(sorted([*paths, *beside])),
+                # A scout that shares its scan's UID must not hide the scan.
+                localiser=all(one.localiser for one in files),
+            )
+        )
     return series
 
 
@@ -224,9 +236,16 @@ def _series_of(path: Path) -> DicomSeries | None:
                 patient_id=str(head.get("PatientID") or ""),
                 study_uid=str(head.get("StudyInstanceUID") or ""),
                 frame_of_reference_uid=str(head.get("FrameOfReferenceUID") or "") or None,
+                localiser=_is_localiser(head),
             )
     except InvalidDicomError:
         return None
+
+
+def _is_localiser(head: Dataset) -> bool:
+    values = head.get("ImageType") or ()
+    values = [values] if isinstance(values, str) else values
+    return any(str(value).strip() == "LOCALIZER" for value in values)
 
 
 @dataclass(frozen=True, eq=False)

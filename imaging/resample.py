@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,9 @@ ANISOTROPY_THRESHOLD = 3.0
 # Coordinates this near to a voxel's centre (in voxels) are the centre; headers hold float32.
 _SNAP_VOXELS = 1e-4
 _BLOCK = 64
+# A chest of 500 x 500 x 500 mm at 0.5 mm has half as many. Beyond it float32 values alone take
+# 8 GiB and voxels outnumber 32-bit indices: the spacing is wrong, not the scan so large.
+_MOST_VOXELS = 2**31
 
 
 def reorient(volume: Volume, orientation: str) -> Volume:
@@ -93,6 +97,13 @@ def resample_spacing(
 
     Source of the rules: Isensee et al., Nature Methods 2021, and nnU-Net v2's
     ``default_resampling.py``.
+
+    Raises
+    ------
+    ConfigError
+        ``spacing_mm`` or ``order`` is impossible.
+    GeometryError
+        The new grid would have more than 2^31 voxels.
     """
     wanted = np.array(spacing_mm, dtype=np.float64)
     if wanted.shape != (3,) or not (np.isfinite(wanted).all() and (wanted > 0).all()):
@@ -102,6 +113,7 @@ def resample_spacing(
     new_shape = [
         max(1, round(size / factor)) for size, factor in zip(volume.shape, scale, strict=True)
     ]
+    _require_possible(new_shape, volume, wanted)
     coordinates = [
         (np.arange(size) + 0.5) * factor - 0.5
         for size, factor in zip(new_shape, scale, strict=True)
@@ -122,6 +134,23 @@ def resample_spacing(
     else:
         data = _interpolate(data, coordinates, order)
     return Volume(data, affine)
+
+
+def _require_possible(
+    shape: Sequence[int], volume: Volume, spacing_mm: NDArray[np.float64]
+) -> None:
+    if math.prod(shape) <= _MOST_VOXELS:
+        return
+    raise GeometryError(
+        f"{_by(volume.shape)} voxels of {_by(volume.spacing_mm)} mm are {_by(shape)} at "
+        f"{_by(spacing_mm)} mm, too many",
+        expected=f"{_MOST_VOXELS:,} at most",
+        remedy="check the scan's spacing: it is to be in mm, and a chest CT's is about 0.5 to 10",
+    )
+
+
+def _by(numbers: Sequence[float] | NDArray[np.float64]) -> str:
+    return " x ".join(f"{number:.6g}" for number in numbers)
 
 
 def _coarse_axis(spacing: NDArray[np.float64]) -> int | None:

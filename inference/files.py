@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
@@ -15,9 +16,10 @@ import torch
 
 from covidseg.core.errors import ConfigError, GeometryError, IntensityError, LayoutError
 from covidseg.core.files import atomic_file, storage_error
+from covidseg.core.progress import tell
 from covidseg.imaging.dicom import DicomSeries, find_series, read_series
 from covidseg.imaging.intensity import find_nonfinite, guess_scale
-from covidseg.imaging.nifti import read_nifti, write_nifti
+from covidseg.imaging.nifti import read_header, read_nifti, write_nifti
 from covidseg.imaging.picture import read_picture
 from covidseg.imaging.volume import Volume
 from covidseg.inference.ensemble import Ensemble
@@ -30,6 +32,8 @@ BENCHMARK_WINDOW = Intensity("windowed", (-1250.0, 250.0))
 PICTURE = Intensity("picture")
 _NIFTI = (".nii.gz", ".nii")
 _PICTURES = (".png", ".jpg", ".jpeg")
+# What torch says, as a RuntimeError of no kind of its own, where the CPU's memory is not enough.
+_CPU_MEMORY = "DefaultCPUAllocator"
 
 Scale = Literal["auto", "hu", "windowed"]
 
@@ -62,7 +66,7 @@ def find_inputs(paths: Sequence[str | Path]) -> list[Input]:
     """Scans among files and folders: NIfTI files, pictures, and DICOM CT series.
 
     A folder stands for all NIfTI files and pictures directly in it, or, where it has none, for the
-    CT series in it and below.
+    CT series in it and below, without localisers (scouts), which are told of.
 
     Raises
     ------
@@ -159,7 +163,19 @@ def _in_folder(folder: Path) -> Iterator[Input]:
     if scans:
         yield from scans
         return
-    series = [one for one in find_series(folder) if one.modality == "CT"]
+    yield from _series_in(folder)
+
+
+def _series_in(folder: Path) -> Iterator[Input]:
+    found = [one for one in find_series(folder) if one.modality == "CT"]
+    series = [one for one in found if not one.localiser]
+    if found and not series:
+        raise LayoutError(
+            "holds localisers (scouts) alone",
+            path=folder,
+            expected="a CT series of axial slices",
+            remedy="give the folder of the scan that was planned on them",
+        )
     if not series:
         raise LayoutError(
             "holds no scan",
@@ -167,6 +183,9 @@ def _in_folder(folder: Path) -> Iterator[Input]:
             expected="NIfTI files or slice pictures in it, or a CT series in it or below",
             remedy="name the folders that hold the files themselves; several are allowed",
         )
+    for one in found:
+        if one.localiser:
+            tell(f"{one.folder}: series {one.uid} is a localiser (scout), no scan: left out.")
     for one in series:
         # A patient with one series is named by the patient; several are told apart by their UID.
         alone = sum(other.patient_id == one.patient_id for other in series) == 1
@@ -215,6 +234,28 @@ def read_input(one: Input, scale: Scale = "auto") -> tuple[Volume, Intensity]:
     )
 
 
+def doubt_about_place(one: Input) -> str | None:
+    """What a scan's header leaves open of where it lies, and what to check; None where nothing.
+
+    Label maps have one place, so a program that takes the scan's other one shows them elsewhere.
+
+    Raises
+    ------
+    UnreadableFileError, GeometryError
+        As `covidseg.imaging.nifti.read_header` says.
+    """
+    if one.kind != "nifti":
+        return None
+    assert isinstance(one.source, Path)
+    conflict = read_header(one.source).form_conflict
+    if conflict is None:
+        return None
+    return (
+        f"{one.source}: {conflict}. Check that its label map lies on it in the program that you "
+        "use them in; if not, set both forms of the scan to the right one and predict it again."
+    )
+
+
 def segment(
     predictor: Predictor | Ensemble, one: Input, folder: Path, scale: Scale = "auto"
 ) -> Path:
@@ -226,9 +267,16 @@ def segment(
     Raises
     ------
     ConfigError
-        The predictor is for volumes and the scan is a picture, or the reverse; or the device has
-        not enough memory.
+        The predictor is for volumes and the scan is a picture, or the reverse; or the device or
+        this machine has not enough memory.
+    GeometryError
+        The scan's spacing makes its grid impossibly large.
     """
+    with _its_fault(one):
+        return _segmented(predictor, one, folder, scale)
+
+
+def _segmented(predictor: Predictor | Ensemble, one: Input, folder: Path, scale: Scale) -> Path:
     volume, intensity = read_input(one, scale)
     if predictor.for_pictures != (one.kind == "picture"):
         raise ConfigError(
@@ -236,14 +284,7 @@ def segment(
             f"{_place(one)} is a {'picture' if one.kind == 'picture' else 'CT volume'}",
             remedy="use a run that was trained on such data",
         )
-    try:
-        result = predictor.predict(volume, intensity)
-    except torch.OutOfMemoryError as fault:
-        raise ConfigError(
-            "segmenting it takes more memory than the device has free",
-            path=_place(one),
-            remedy="give a smaller --batch-size, or --device cpu",
-        ) from fault
+    result = predictor.predict(volume, intensity)
     if result.shape != volume.shape:
         raise GeometryError("the result lost the scan's grid", path=_place(one))
     target = folder / one.result
@@ -252,6 +293,34 @@ def segment(
     else:
         write_nifti(target, result)
     return target
+
+
+@contextlib.contextmanager
+def _its_fault(one: Input) -> Iterator[None]:
+    """Grids that are found impossible name the scan; want of memory is a fault of that scan too.
+
+    Other scans may be smaller, so it must not end a call that has more of them.
+    """
+    try:
+        yield
+    except GeometryError as fault:
+        fault.path = fault.path or _place(one)
+        raise
+    except torch.OutOfMemoryError as fault:
+        raise ConfigError(
+            "segmenting it takes more memory than the device has free",
+            path=_place(one),
+            remedy="give a smaller --batch-size, or --device cpu",
+        ) from fault
+    except (MemoryError, RuntimeError) as fault:
+        if isinstance(fault, RuntimeError) and _CPU_MEMORY not in str(fault):
+            raise
+        raise ConfigError(
+            "segmenting it takes more memory than this machine has free",
+            path=_place(one),
+            remedy="check the scan's size and spacing, give a smaller --batch-size, or take a "
+            "machine with more memory",
+        ) from fault
 
 
 def _write_picture(target: Path, labels: np.ndarray, predictor: Predictor | Ensemble) -> None:

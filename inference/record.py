@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from covidseg.core.errors import ConfigError
-from covidseg.core.files import atomic_file
+from covidseg.core.files import atomic_file, storage_error
 from covidseg.inference.files import Input
 
 NAME = "predictions.json"
@@ -33,11 +33,48 @@ class Record:
 
     def note(self, one: Input) -> None:
         """A result has been written."""
+        with self._alone():
+            self._write(self._read() | {one.result: self._key(one)})
+
+    def drop_other(self, one: Input) -> bool:
+        """Remove what is there under a result's name, unless it is that of the same call.
+
+        For an input that could not be segmented anew: what other weights made of it is not to pass
+        for this call's. Returns whether something was removed.
+
+        Raises
+        ------
+        StorageError
+            It cannot be removed.
+        """
+        target = self.folder / one.result
+        with self._alone():
+            noted = self._read()
+            if not target.exists() or self._is_ours(one, noted):
+                return False
+            # The file first: an entry without a file is harmless, a file without its entry is not.
+            try:
+                target.unlink()
+            except OSError as fault:
+                raise storage_error(fault, target) from fault
+            noted.pop(one.result, None)
+            self._write(noted)
+        return True
+
+    def _alone(self) -> FileLock:
         # Another call may note its own results in the same folder at the same time.
-        with FileLock(self.folder / f".{NAME}.lock"):
-            self.noted = self._read() | {one.result: self._key(one)}
-            with atomic_file(self.folder / NAME) as temporary:
-                temporary.write_text(json.dumps(self.noted, indent=1), encoding="utf-8")
+        return FileLock(self.folder / f".{NAME}.lock")
+
+    def _write(self, noted: dict[str, str]) -> None:
+        self.noted = noted
+        with atomic_file(self.folder / NAME) as temporary:
+            temporary.write_text(json.dumps(noted, indent=1), encoding="utf-8")
+
+    def _is_ours(self, one: Input, noted: dict[str, str]) -> bool:
+        try:
+            return noted.get(one.result) == self._key(one)
+        except OSError:  # the scan itself is gone by now
+            return False
 
     def _read(self) -> dict[str, str]:
         try:

@@ -5,6 +5,7 @@ import csv
 import errno
 import json
 import shutil
+import threading
 from dataclasses import replace
 from datetime import timedelta
 
@@ -299,6 +300,82 @@ def test_full_disk_leaves_the_earlier_checkpoint_and_the_run_goes_on_later(
     assert manifest["status"] == "complete"
     assert "error" not in manifest
     assert [entry["step"] for entry in manifest["resumed"]] == [3]
+
+
+def no_space(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def status(run_dir):
+    return json.loads((run_dir / "manifest.json").read_text())["status"]
+
+
+def full_for_the_log(monkeypatch, after):
+    """The disk is full for the CSV logs once they have been added to ``after`` times."""
+    added = []
+
+    def opened(path, mode="r", **others):
+        if mode == "a":
+            added.append(path)
+            if len(added) > after:
+                no_space()
+        return builtins.open(path, mode, **others)
+
+    monkeypatch.setattr("covidseg.engine.monitor.open", opened, raising=False)
+
+
+def full_for_tensorboard(monkeypatch, after):
+    """The same for TensorBoard, which writes from a thread of its own."""
+    from tensorboard.compat.tensorflow_stub.io.gfile import GFile
+
+    write, written = GFile.write, []
+
+    def until_full(self, content):
+        written.append(content)
+        (no_space if len(written) > after else write)(self, content)
+
+    monkeypatch.setattr(GFile, "write", until_full)
+
+
+# TensorBoard's thread says nothing of its own beside the one message.
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("full", [full_for_the_log, full_for_tensorboard])
+def test_a_disk_that_is_full_for_a_log_fails_the_run_and_it_goes_on_later(
+    tmp_path, monkeypatch, finished, full
+):
+    run_dir = tmp_path / "run"
+    before = threading.excepthook
+    full(monkeypatch, 6)
+    with pytest.raises(StorageError, match=r"No space left.*Free space") as failed:
+        tiny_run.run(run_dir)
+    assert failed.value.path == run_dir
+    assert status(run_dir) == "failed"
+    assert threading.excepthook is before
+    monkeypatch.undo()
+    tiny_run.run(run_dir, resume=True)
+    assert status(run_dir) == "complete"
+    assert losses(run_dir) == losses(finished[1].run_dir)
+
+
+def test_validation_that_cannot_be_logged_fails_the_run(tmp_path, monkeypatch):
+    validation = DiceValidation(tiny_run.Finite(3), ["square"], batch_size=2)
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_image", no_space)
+    with pytest.raises(StorageError, match=r"run: cannot be written \(No space left"):
+        tiny_run.run(tmp_path / "run", recipe=with_train(validate_every=1), validation=validation)
+    assert status(tmp_path / "run") == "failed"
+
+
+def test_a_log_that_cannot_be_begun_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.utils.tensorboard.writer.FileWriter", no_space)
+    with pytest.raises(StorageError, match=r"run: cannot be written \(No space left"):
+        tiny_run.run(tmp_path / "run")
+
+
+def test_a_disk_that_is_full_in_the_end_does_not_undo_the_run(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.close", no_space)
+    tiny_run.run(tmp_path / "run")
+    assert status(tmp_path / "run") == "complete"
+    assert "tensorboard: is not whole (No space left on device)." in capfd.readouterr().err
 
 
 @pytest.fixture

@@ -231,6 +231,34 @@ def test_two_series_in_one_folder(series, tmp_path):
         read_series(find_series(folder)[0], series_uid="7.7")
 
 
+@pytest.mark.parametrize(
+    ("image_type", "is_one"),
+    [
+        (["ORIGINAL", "PRIMARY", "LOCALIZER"], True),
+        (["DERIVED", "SECONDARY", "LOCALIZER ", "CT_SOM5 TOP"], True),
+        ("LOCALIZER", True),
+        (["ORIGINAL", "PRIMARY", "AXIAL"], False),
+        (["ORIGINAL", "PRIMARY", "NO LOCALIZER"], False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_a_series_all_of_whose_images_are_localisers_is_one(series, image_type, is_one):
+    folder, _, edit = series
+
+    def change(image):
+        del image.ImageType
+        if image_type is not None:
+            image.ImageType = image_type
+
+    edit(0, change)
+    # One among axial slices makes no localiser of them: reading says what does not fit.
+    assert not find_series(folder)[0].localiser
+    for index in range(1, 7):
+        edit(index, change)
+    assert find_series(folder)[0].localiser == is_one
+
+
 def test_no_series(tmp_path):
     with pytest.raises(LayoutError, match="no DICOM file at all"):
         read_series(tmp_path)

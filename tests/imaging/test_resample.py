@@ -151,6 +151,22 @@ def test_impossible_requests():
         resample_spacing(volume, (1, 0, 1))
 
 
+@pytest.mark.parametrize("spacing_mm", [(1000, 1000, 1000), (2**60, 4, 4.5), (1e30, 1e30, 1e30)])
+def test_a_grid_that_no_chest_has_is_refused_before_memory_is_asked_for(spacing_mm):
+    volume = Volume(np.zeros((16, 16, 16), np.int16), np.diag([*spacing_mm, 1.0]))
+    with pytest.raises(GeometryError, match=r"too many.*Check the scan's spacing") as refused:
+        resample_spacing(volume, (1, 1, 1))
+    assert f"16 x 16 x 16 voxels of {spacing_mm[0]:.6g} x" in str(refused.value)
+
+
+def test_the_largest_grid_is_allowed(monkeypatch):
+    volume = Volume(np.zeros((1, 2, 3), np.int16), np.diag([2.0, 2.0, 1.0, 1.0]))
+    monkeypatch.setattr("covidseg.imaging.resample._MOST_VOXELS", 2 * 4 * 3)
+    assert resample_spacing(volume, (1, 1, 1)).shape == (2, 4, 3)
+    with pytest.raises(GeometryError, match=r"are 2 x 4 x 4 at 1 x 1 x 0\.75 mm"):
+        resample_spacing(volume, (1, 1, 0.75))
+
+
 @settings(max_examples=30)
 @given(hnp.arrays(np.float64, 3, elements=st.floats(0.5, 2.4)), st.sampled_from([1, 3]))
 @example(np.array([0.8, 0.8, 0.8]), 1)  # 17.5 voxels, which rounding may take either way

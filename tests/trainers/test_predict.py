@@ -6,7 +6,9 @@ import errno
 import os
 import shutil
 
+import nibabel
 import numpy as np
+import pydicom
 import pytest
 import torch
 from PIL import Image
@@ -26,6 +28,7 @@ from covidseg.engine.runs import (
     open_runs,
     read_run,
     runs_in,
+    unfinished,
 )
 from covidseg.imaging.dicom import write_series
 from covidseg.imaging.nifti import read_nifti, write_nifti
@@ -114,6 +117,43 @@ def test_a_bad_scan_is_named_and_the_others_are_done(run, raw, tmp_path, capsys)
     assert [path.name for path in out.glob("*.nii.gz")] == [scans(raw)[0].name]
 
 
+def test_a_scan_that_fails_anew_leaves_no_label_map_of_other_options(
+    run, raw, tmp_path, capsys, monkeypatch
+):
+    first, second = scans(raw)[:2]
+    out, predict, seen = tmp_path / "out", Predictor.predict, []
+    words = ["predict", "--run", run, first, second, "--out", out, "--device", "cpu"]
+    assert call(*words) == 0
+
+    def first_of_two_fails(*arguments):
+        seen.append(arguments)
+        if len(seen) % 2:
+            raise MemoryError
+        return predict(*arguments)
+
+    monkeypatch.setattr(Predictor, "predict", first_of_two_fails)
+    # What the same weights and options made of the same scan is no worse for it.
+    assert call(*words, "--overwrite") == 1
+    assert "is removed" not in capsys.readouterr().out
+    assert (out / first.name).exists()
+    assert call(*words, "--overwrite", "--mirror") == 1
+    assert capsys.readouterr().out.count("Its earlier label map is removed.") == 1
+    assert not (out / first.name).exists()
+    monkeypatch.undo()
+    assert call(*words, "--mirror") == 0
+    assert "1 segmented, 1 kept" in capsys.readouterr().out
+
+
+def test_without_leave_to_overwrite_nothing_is_removed(run, raw, tmp_path, monkeypatch):
+    def other_call_was_faster(self, *_):
+        (tmp_path / "out" / scans(raw)[0].name).write_text("its label map")
+        raise MemoryError
+
+    monkeypatch.setattr(Predictor, "predict", other_call_was_faster)
+    assert call("predict", "--run", run, scans(raw)[0], "--out", tmp_path / "out") == 1
+    assert (tmp_path / "out" / scans(raw)[0].name).exists()
+
+
 @pytest.mark.parametrize("words", [[], ["--overwrite"]])
 @pytest.mark.parametrize("way", ["itself", "link", "links inside"])
 def test_no_result_takes_the_place_of_a_scan(run, raw, tmp_path, capsys, words, way):
@@ -172,6 +212,71 @@ def test_a_scan_too_large_for_the_device_is_named_and_the_others_are_done(
     shown = capsys.readouterr().out
     assert "1 segmented" in shown
     assert "smaller --batch-size" in shown
+
+
+def test_a_scan_whose_forms_differ_is_segmented_with_a_warning(run, raw, tmp_path, capsys):
+    scan = read_nifti(scans(raw)[0])
+    for name, qform in (("alike", scan.affine), ("apart", scan.affine @ np.diag([-1, -1, 1, 1]))):
+        image = nibabel.Nifti1Image(scan.data.astype(np.int16), None)
+        image.set_sform(scan.affine, 2)
+        image.set_qform(qform, 1)
+        nibabel.save(image, tmp_path / f"{name}.nii.gz")
+    out = tmp_path / "out"
+    paths = [tmp_path / "alike.nii.gz", tmp_path / "apart.nii.gz"]
+    assert call("predict", "--run", run, *paths, "-o", out) == 0
+    shown = capsys.readouterr()
+    assert "2 segmented" in shown.out
+    [warning] = [line for line in shown.err.splitlines() if line.startswith("warning: ")]
+    assert warning.startswith(f"warning: {paths[1]}: sform and qform place voxels up to ")
+    assert "Check that its label map lies on it" in warning
+    np.testing.assert_allclose(read_nifti(out / "apart.nii.gz").affine, scan.affine, atol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["reading", "numpy", "torch"])
+def test_a_scan_too_large_for_the_machine_is_named_and_the_others_are_done(
+    run, raw, tmp_path, capsys, monkeypatch, where
+):
+    function, owner = ("read_input", files) if where == "reading" else ("predict", Predictor)
+    real, seen = getattr(owner, function), []
+
+    def first_too_large(*arguments):
+        seen.append(arguments)
+        if len(seen) > 1:
+            return real(*arguments)
+        if where == "torch":
+            torch.empty(2**50)
+        elif where == "numpy":
+            np.empty(2**50)
+        raise MemoryError
+
+    monkeypatch.setattr(owner, function, first_too_large)
+    chosen = scans(raw)[:2]
+    assert call("predict", "--run", run, *chosen, "-o", tmp_path / "out", "--device", "cpu") == 1
+    shown = capsys.readouterr().out
+    assert "1 segmented" in shown
+    assert f"{chosen[0]}: segmenting it takes more memory than this machine has" in shown
+
+
+def test_another_fault_of_torch_is_not_taken_for_want_of_memory(run, raw, tmp_path, monkeypatch):
+    def faulty(*_):
+        raise RuntimeError("a fault of the code")
+
+    monkeypatch.setattr(Predictor, "predict", faulty)
+    [one] = find_inputs([scans(raw)[0]])
+    with pytest.raises(RuntimeError, match="a fault of the code"):
+        files.segment(open_runs([run], device="cpu"), one, tmp_path)
+
+
+def test_a_scan_of_an_absurd_spacing_is_named_and_the_others_are_done(run, raw, tmp_path, capsys):
+    scan = read_nifti(scans(raw)[0])
+    wrong = tmp_path / "metres.nii.gz"
+    write_nifti(wrong, Volume(scan.data, scan.affine @ np.diag([1000.0, 1000, 1000, 1])))
+    assert call("predict", "--run", run, wrong, scans(raw)[0], "--out", tmp_path / "out") == 1
+    shown = capsys.readouterr().out
+    assert "1 segmented" in shown
+    spacing = " x ".join(f"{1000 * size:.6g}" for size in scan.spacing_mm)
+    assert f"{wrong}: " in shown
+    assert f"voxels of {spacing} mm" in shown
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta"])
@@ -254,6 +359,28 @@ def test_a_run_in_its_first_stage_is_not_taken_for_a_folder_of_runs(run, tmp_pat
         runs_in([folds[2]])
 
 
+@pytest.mark.parametrize("status", ["running", "failed", "interrupted"])
+def test_a_run_that_stopped_half_way_predicts_with_a_warning(run, raw, tmp_path, capsys, status):
+    half = tmp_path / "half"
+    shutil.copytree(run, half, symlinks=True)
+    (half / "checkpoints" / "step-00000006").rename(half / "checkpoints" / "step-00000003")
+    for file in (half / "manifest.json", half / "checkpoints/step-00000003/checkpoint.json"):
+        text = file.read_text().replace('"complete"', f'"{status}"')
+        file.write_text(text.replace('"step": 6', '"step": 3'))
+    assert unfinished(run) is None
+    assert call("predict", "--run", run, "--run", half, scans(raw)[0], "-o", tmp_path / "out") == 0
+    [warning] = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert warning.startswith(f"warning: {half}: is not trained to its end")
+    assert f"step 3 of 6 (status '{status}'). " in warning
+    # Without a manifest the step alone tells.
+    (half / "manifest.json").unlink()
+    assert "step 3 of 6 (no manifest)" in unfinished(half)
+    whole = tmp_path / "whole"
+    shutil.copytree(run, whole, symlinks=True)
+    (whole / "manifest.json").unlink()
+    assert unfinished(whole) is None
+
+
 def test_runs_of_other_labels_make_no_ensemble(run, options, tmp_path):
     from covidseg.trainers.supervised import main as train
 
@@ -331,6 +458,23 @@ def test_a_patient_id_is_no_path(tmp_path, patient_id, name):
         found = [one.name for one in find_inputs([tmp_path])]
         # Several series of a patient are told apart by their UIDs.
         assert found == ([name] if number == 0 else [f"{name}_1.2.3.0", f"{name}_1.2.3.1"])
+
+
+def test_a_scout_is_no_scan_and_the_scan_keeps_its_plain_name(tmp_path, capsys):
+    uids = {"patient_id": "P1", "study_uid": "1.2.3", "frame_of_reference_uid": "1.2.3.9"}
+    for name, uid in (("ct", "1.2.3.5"), ("scout", "1.2.3.4")):
+        volume = Volume(np.zeros((4, 4, 2), np.int16), np.eye(4))
+        for path in write_series(tmp_path / name, volume, series_uid=uid, **uids):
+            if name == "scout":
+                image = pydicom.dcmread(path)
+                image.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+                image.save_as(path)
+    [found] = find_inputs([tmp_path])
+    assert found.name == "P1"
+    assert found.source.folder == tmp_path / "ct"
+    assert "scout: series 1.2.3.4 is a localiser (scout), no scan" in capsys.readouterr().err
+    with pytest.raises(LayoutError, match=r"scout: holds localisers \(scouts\) alone"):
+        find_inputs([tmp_path / "scout"])
 
 
 def test_intensities_are_judged_or_told(tmp_path):
