@@ -409,8 +409,9 @@ class _Run:
             return Result(self.run_dir, checkpoint, steps)
         if main:
             self._begin_manifest()
-        monitor = Monitor(self.run_dir, active=main, start=self.start, steps=steps)
+        monitor = None
         try:
+            monitor = Monitor(self.run_dir, active=main, start=self.start, steps=steps)
             self._steps(monitor, steps)
         except BaseException as fault:
             if main:
@@ -418,7 +419,8 @@ class _Run:
                 self._end_manifest("interrupted" if stopped else "failed", fault)
             raise
         finally:
-            monitor.close()
+            if monitor is not None:
+                monitor.close()
             self.accelerator.free_memory()
         checkpoint = last_checkpoint(self.run_dir)
         assert checkpoint is not None

@@ -272,7 +272,7 @@ def segment(
     GeometryError
         The scan's spacing makes its grid impossibly large.
     """
-    with _its_fault(one):
+    with fault_of(_place(one)):
         return _segmented(predictor, one, folder, scale)
 
 
@@ -296,7 +296,7 @@ def _segmented(predictor: Predictor | Ensemble, one: Input, folder: Path, scale:
 
 
 @contextlib.contextmanager
-def _its_fault(one: Input) -> Iterator[None]:
+def fault_of(scan: Path) -> Iterator[None]:
     """Grids that are found impossible name the scan; want of memory is a fault of that scan too.
 
     Other scans may be smaller, so it must not end a call that has more of them.
@@ -304,12 +304,12 @@ def _its_fault(one: Input) -> Iterator[None]:
     try:
         yield
     except GeometryError as fault:
-        fault.path = fault.path or _place(one)
+        fault.path = fault.path or scan
         raise
     except torch.OutOfMemoryError as fault:
         raise ConfigError(
             "segmenting it takes more memory than the device has free",
-            path=_place(one),
+            path=scan,
             remedy="give a smaller --batch-size, or --device cpu",
         ) from fault
     except (MemoryError, RuntimeError) as fault:
@@ -317,7 +317,7 @@ def _its_fault(one: Input) -> Iterator[None]:
             raise
         raise ConfigError(
             "segmenting it takes more memory than this machine has free",
-            path=_place(one),
+            path=scan,
             remedy="check the scan's size and spacing, give a smaller --batch-size, or take a "
             "machine with more memory",
         ) from fault

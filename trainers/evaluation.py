@@ -19,6 +19,7 @@ from covidseg.engine.task_data import Part
 from covidseg.generalization.batch_norm import AdaptedPredictor
 from covidseg.imaging.nifti import write_nifti
 from covidseg.inference.ensemble import Ensemble
+from covidseg.inference.files import fault_of
 from covidseg.inference.predictor import Predictor
 from covidseg.scoring.folder import score_folder
 
@@ -59,7 +60,8 @@ def predict_part(
             continue
         target.unlink(missing_ok=True)
         try:
-            found = predictor.predict(read_image(case), case.intensity)
+            with fault_of(case.image):
+                found = predictor.predict(read_image(case), case.intensity)
             write_nifti(target, found, description=description)
         except CovidsegError as fault:
             faults.append(f"{case.case_id}: {fault}")

@@ -116,6 +116,23 @@ def test_what_other_weights_made_is_gone_where_these_fail(part, tmp_path, monkey
     assert statuses() == ["ok", "missing_prediction"]
 
 
+def test_a_scan_that_memory_is_not_enough_for_is_that_scans_fault(part, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "weights_digest", str)
+    filled = Fills(1)
+    predict = filled.predict
+
+    def too_large(volume, intensity):
+        if volume.shape == (6, 6, 4):
+            raise MemoryError
+        return predict(volume, intensity)
+
+    filled.predict = too_large
+    [fault] = predict_part(filled, part, tmp_path / "predictions", runs=["a"])
+    assert fault.startswith(f"{NAME}: ")
+    assert "more memory" in fault
+    assert (tmp_path / "predictions" / f"{NAMES[1]}.nii.gz").exists()
+
+
 def test_a_part_of_which_nothing_can_be_segmented_is_scored_as_missing(part, tmp_path):
     folder, scores = tmp_path / "predictions", tmp_path / "scores.csv"
     folder.mkdir()
