@@ -137,7 +137,8 @@ def test_a_part_of_which_nothing_can_be_segmented_is_scored_as_missing(part, tmp
     folder, scores = tmp_path / "predictions", tmp_path / "scores.csv"
     folder.mkdir()
     found = scored_part(part, folder, scores, algorithm="a", workers=1)
-    assert set(found["status"]) == {"missing_prediction"}
+    statuses = found.set_index("case_id")["status"][list(NAMES)]
+    assert set(statuses) == {"missing_prediction"}
     draw_extremes(part, folder, found, tmp_path / "overlays")
     assert not list(tmp_path.glob("overlays*"))
 
