@@ -60,7 +60,7 @@ def test_every_method_has_the_same_start_slices_and_steps(tmp_path, capsys, monk
         assert read_run(run).train.start == str(out / "starts/3")
     assert str(teacher) in (taught / "manifest.json").read_text()
     # Called again, nothing is trained.
-    monkeypatch.setattr(compare_semiseg, "learn_phantoms", None)
+    monkeypatch.setattr(compare_semiseg, "learn_phantoms", lambda *asked: None)
     monkeypatch.setattr(compare_semiseg, "run_side_by_side", lambda jobs, logs: None)
     compare_semiseg.main(words)
 
