@@ -239,7 +239,7 @@ def planned(
     plan_ = plan(
         spacing[3 - dimensions :],
         shape[3 - dimensions :],
-        cases=len(cases),
+        voxels=len(cases) * math.prod(shape),
         family="residual" if network.family == "residual" else "plain",
         classes=network.classes,
     )

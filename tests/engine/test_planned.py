@@ -1,0 +1,42 @@
+"""What is planned for a recipe: nnU-Net's sizes where it is silent, and its own where it is not."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from covidseg.engine import segmentation
+from covidseg.engine.cache import TrainingCase
+from covidseg.engine.fingerprint import Fingerprint
+from covidseg.engine.recipes import load_recipe
+from covidseg.engine.segmentation import SegmentationRecipe, planned
+from covidseg.registry.cases import HU
+
+# Medians as of COVID-19 scans, (z, y, x).
+MEASURED = Fingerprint((5.0, 0.75, 0.75), (62, 512, 512), -900.0, 100.0, -400.0, 300.0)
+INFECTION = {1: "infection"}
+
+
+@pytest.fixture(autouse=True)
+def measured(monkeypatch):
+    """Cases that are measured without being read."""
+    monkeypatch.setattr(segmentation, "fingerprint", lambda *_, **__: MEASURED)
+
+
+def plan_of(
+    *words: str, recipe: str = "task1-infection-3d", targets: dict[int, str] = INFECTION
+) -> SegmentationRecipe:
+    """A recipe of the package, planned for four cases."""
+    cases = [TrainingCase(str(number), Path("none"), None, HU, {}) for number in range(4)]
+    loaded = load_recipe(recipe, None, words, SegmentationRecipe)
+    return planned(loaded, cases, targets, progress=False)
+
+
+def test_two_dimensions_take_batches_of_all_planes():
+    """5 % of four scans' voxels are 12 slices, as many as nnU-Net's memory holds."""
+    found = plan_of(recipe="task1-infection-2d")
+    assert found.patch.size == (512, 512)
+    assert found.patch.batch_size == 12
+    assert round(0.05 * 4 * math.prod(MEASURED.shape) / math.prod(found.patch.size)) == 12
