@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from covidseg.engine.checkpoint import last_checkpoint, load_predictor, read_des
 from covidseg.engine.config import FREE, Recipe
 from covidseg.engine.cutmix import cutmix
 from covidseg.engine.distributed import native_precision
-from covidseg.engine.fingerprint import fingerprint
+from covidseg.engine.fingerprint import Fingerprint, fingerprint
 from covidseg.engine.patches import Patches
 from covidseg.engine.seeds import derived_seed, seed_everything
 from covidseg.engine.stream import Batch, Stream
@@ -82,7 +83,8 @@ class GridConfig:
     window_hu
         Of `window`.
     spacing_mm
-        (z, y, x); null takes nnU-Net's choice, in 2D too.
+        (z, y, x); null takes nnU-Net's choice. Null for z alone, which is its choice in 2D, leaves
+        each scan's planes as they are.
     plane_size
         (y, x) that slice pictures are stretched to.
     lung_and_tissue
@@ -94,7 +96,7 @@ class GridConfig:
 
     intensity: Literal["ct", "window", "picture"] = "ct"
     window_hu: tuple[float, float] = (-1250.0, 250.0)
-    spacing_mm: tuple[float, float, float] | None = None
+    spacing_mm: tuple[float | None, float, float] | None = None
     plane_size: tuple[int, int] | None = None
     lung_and_tissue: tuple[float, float] | None = None
     low: float | None = None
@@ -226,16 +228,10 @@ def planned(
                 f"window.one_piece names {name}", expected="some of " + ", ".join(labels)
             )
     measured = fingerprint(cases, Path(recipe.data.cache), progress=progress)
-    grid = _planned_grid(recipe.grid, measured.spacing_mm, measured)
     network = dataclasses.replace(recipe.network, classes=len(labels) + 1)
     dimensions = network.dimensions
-    spacing = grid.spacing_mm or measured.spacing_mm
-    shape = tuple(
-        round(size * old / new)
-        for size, old, new in zip(measured.shape, measured.spacing_mm, spacing, strict=True)
-    )
-    if grid.plane_size is not None:
-        spacing, shape = (1.0, 1.0, 1.0), (1, *grid.plane_size)
+    grid = _planned_grid(recipe.grid, dimensions, measured)
+    spacing, shape = _median_scan(grid, measured)
     plan_ = plan(
         spacing[3 - dimensions :],
         shape[3 - dimensions :],
@@ -285,7 +281,7 @@ def planned(
     )
 
 
-def _planned_grid(grid: GridConfig, spacing, measured) -> GridConfig:
+def _planned_grid(grid: GridConfig, dimensions: int, measured: Fingerprint) -> GridConfig:
     if grid.lung_and_tissue is not None and grid.intensity != "picture":
         raise ConfigError(
             f"grid.lung_and_tissue is set and grid.intensity is {grid.intensity}",
@@ -302,9 +298,38 @@ def _planned_grid(grid: GridConfig, spacing, measured) -> GridConfig:
         for own, number in zip(given, numbers, strict=True)
     )
     if grid.plane_size is None and grid.spacing_mm is None:
-        z, y, x = (float(step) for step in spacing)
-        grid = dataclasses.replace(grid, spacing_mm=(z, y, x))
+        z, y, x = measured.spacing_mm
+        # As nnU-Net: a 2D network sees no spacing between planes, so that none is made equal.
+        grid = dataclasses.replace(grid, spacing_mm=(z if dimensions == 3 else None, y, x))
+    if dimensions == 3 and grid.spacing_mm is not None and grid.spacing_mm[0] is None:
+        raise ConfigError(
+            f"grid.spacing_mm is {_yaml(grid.spacing_mm)} and network.dimensions is 3",
+            expected="three numbers",
+            remedy="state the spacing between planes too: null, each scan's own planes, is for "
+            "2D networks",
+        )
     return dataclasses.replace(grid, low=low, high=high, mean=mean, std=std)
+
+
+def _median_scan(
+    grid: GridConfig, measured: Fingerprint
+) -> tuple[tuple[float, float, float], tuple[int, int, int]]:
+    """Spacing in mm and voxels, (z, y, x), of the median training scan on a planned grid."""
+    if grid.plane_size is not None:
+        return (1.0, 1.0, 1.0), (1, *grid.plane_size)
+    assert grid.spacing_mm is not None
+    z, y, x = grid.spacing_mm
+    spacing = (measured.spacing_mm[0] if z is None else z, y, x)
+    depth, height, width = (
+        round(size * old / new)
+        for size, old, new in zip(measured.shape, measured.spacing_mm, spacing, strict=True)
+    )
+    return spacing, (depth, height, width)
+
+
+def _yaml(values: Sequence[float | None]) -> str:
+    """A list as a recipe has it."""
+    return json.dumps(list(values))
 
 
 def cached_cases(

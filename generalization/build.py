@@ -91,7 +91,8 @@ def painter(
     """What paints lesions into the patches of a planned recipe, whose labels are lungs."""
     grid = recipe.grid.preprocessing()
     assert grid.spacing_mm is not None
-    spacing = grid.spacing_mm[3 - recipe.network.dimensions :]
+    z, y, x = grid.spacing_mm
+    spacing = (y, x) if z is None or recipe.network.dimensions == 2 else (z, y, x)
     clip = grid.low, grid.high
     return PaintLesions(lesions, spacing, grid.mean, grid.std, clip, relabel=relabel)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 
+from covidseg.core.errors import ConfigError
 from covidseg.engine import segmentation
 from covidseg.engine.cache import TrainingCase
 from covidseg.engine.fingerprint import Fingerprint
-from covidseg.engine.recipes import load_recipe
+from covidseg.engine.recipes import load_recipe, write_recipe
 from covidseg.engine.segmentation import SegmentationRecipe, planned
 from covidseg.registry.cases import HU
 
@@ -40,3 +42,25 @@ def test_two_dimensions_take_batches_of_all_planes():
     assert found.patch.size == (512, 512)
     assert found.patch.batch_size == 12
     assert round(0.05 * 4 * math.prod(MEASURED.shape) / math.prod(found.patch.size)) == 12
+
+
+def test_two_dimensions_leave_the_planes_as_they_are(tmp_path):
+    """nnU-Net's 2D target spacing has two numbers; the preprocessor takes the scan's own for z."""
+    found = plan_of(recipe="task1-infection-2d")
+    assert found.grid.spacing_mm == (None, 0.75, 0.75)
+    write_recipe(found, tmp_path / "config.yaml")
+    assert load_recipe(tmp_path / "config.yaml", schema=SegmentationRecipe) == found
+    assert plan_of().grid.spacing_mm == (5.0, 0.75, 0.75)
+
+
+def test_a_spacing_that_is_stated_stays():
+    for stated in ((3.0, 1.5, 1.5), (None, 1.5, 1.5)):
+        option = f"--grid.spacing_mm={json.dumps(stated)}"
+        found = plan_of(option, recipe="task1-infection-2d")
+        assert found.grid.spacing_mm == stated
+        assert found.patch.size == (256, 256)
+
+
+def test_the_scans_own_planes_are_for_2d_networks():
+    with pytest.raises(ConfigError, match=r"is \[null, 1.0, 1.0\] and network.dimensions is 3"):
+        plan_of("--grid.spacing_mm=[null,1,1]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +13,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from covidseg.core.errors import ConfigError
+from covidseg.imaging.resample import reorient
 from covidseg.imaging.volume import Volume
 from covidseg.inference.preprocessing import Preprocessing
 from covidseg.inference.restore import restore
@@ -88,6 +90,23 @@ def test_through_another_spacing_only_the_border_moves(spacing, orientation):
     assert result.shape == volume.shape
     dice = 2 * (expected & (result.data > 0)).sum() / (expected.sum() + result.data.sum())
     assert dice > 0.97
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "SPL"])
+def test_the_scans_own_planes_stay_as_they_are(orientation):
+    volume = scan((30, 28, 24), (0.7, 0.7, 3.3), orientation)
+    settings = replace(WINDOW, spacing_mm=(None, 1.4, 1.0))
+    prepared = settings.image(volume, HU)
+    spacing = np.linalg.norm(prepared.affine[:3, :3], axis=0)
+    np.testing.assert_allclose(spacing, (1.0, 1.4, 3.3))
+    assert prepared.image.shape == (24, 14, 21)
+    assert settings.label(volume.with_data(volume.data > -500)).shape == (24, 14, 21)
+    # Each plane comes from its own alone.
+    upright = reorient(volume, "LPS")
+    for plane in (0, 11, 23):
+        alone = Volume(upright.data[..., plane : plane + 1], upright.affine)
+        single = settings.image(alone, HU).image[0]
+        np.testing.assert_allclose(prepared.image[plane], single, atol=1e-5)
 
 
 def test_probabilities_are_interpolated_then_decided_worked_by_hand():
