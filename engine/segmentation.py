@@ -27,7 +27,7 @@ from covidseg.engine.task_data import Part, read_part
 from covidseg.inference.preprocessing import Preprocessing
 from covidseg.networks.build import build_network
 from covidseg.networks.instance_norm import preferred_layout
-from covidseg.networks.planning import plan
+from covidseg.networks.planning import plan, plan_for_patch
 
 
 @dataclass(frozen=True)
@@ -242,34 +242,9 @@ def planned(
     size = recipe.patch.size or plan_.patch_size
     if len(size) != dimensions:
         raise ConfigError(f"patch.size is {size}", expected=f"{dimensions} numbers")
-    if recipe.patch.size is not None and network.family != "smp" and network.strides is None:
+    if network.family != "smp" and network.strides is None:
         # The recipe's patch, not the planned one, decides how deep the network can be.
-        from covidseg.networks.planning import topology
-
-        tailored = topology(spacing[3 - dimensions :], size)
-        if tailored.patch_size != tuple(size):
-            raise ConfigError(
-                f"patch.size {tuple(size)} cannot be halved as often as the network wants",
-                expected=f"{tailored.patch_size}",
-            )
-        features = network.features or tuple(
-            min(32 * 2**stage, 320 if dimensions == 3 else 512)
-            for stage in range(len(tailored.strides))
-        )
-        if len(features) < len(tailored.strides):
-            tailored = dataclasses.replace(
-                tailored,
-                strides=tailored.strides[: len(features)],
-                kernel_sizes=tailored.kernel_sizes[: len(features)],
-            )
-        network = dataclasses.replace(
-            network,
-            strides=tailored.strides,
-            kernel_sizes=network.kernel_sizes or tailored.kernel_sizes,
-            features=features[: len(tailored.strides)],
-            encoder_blocks=network.encoder_blocks or (2,) * len(tailored.strides),
-            decoder_blocks=network.decoder_blocks or (2,) * (len(tailored.strides) - 1),
-        )
+        plan_ = plan_for_patch(plan_, size)
     network = network.with_plan(plan_)
     augmentation = planned_augmentation(recipe.augmentation, size)
     patch = dataclasses.replace(

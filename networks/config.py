@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from covidseg.core.errors import ConfigError
-from covidseg.networks.planning import Plan
+from covidseg.networks.planning import Plan, shallower
 
 _SIZES = (
     "strides",
@@ -46,7 +46,8 @@ class NetworkConfig:
         One entry a decoder stage, highest resolution first, each with one number an axis; null for
         the encoder's of the same stage.
     features
-        Channels of each stage.
+        Channels of each stage; with fewer of them than stages are planned the network is as much
+        shallower.
     encoder_blocks
         Convolutions (`plain`) or residual blocks (`residual`) of each stage.
     decoder_blocks
@@ -90,6 +91,8 @@ class NetworkConfig:
         """This configuration with its null sizes taken from ``plan``; itself if it needs none."""
         if self.is_planned:
             return self
+        if self.features is not None:
+            plan = shallower(plan, len(self.features))
         planned = {name: getattr(plan, name) for name in _SIZES if getattr(self, name) is None}
         return replace(self, **planned)
 

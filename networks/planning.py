@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from covidseg.core.errors import ConfigError
@@ -210,6 +210,38 @@ def plan(
         covered = round(_DATASET_SHARE * voxels / math.prod(draft.patch_size))
         batch_size = min(batch_size, covered)
     return _draft(family, spacing, current, max(2, batch_size))
+
+
+def plan_for_patch(planned: Plan, patch_size: Sequence[int]) -> Plan:
+    """``planned`` with another patch: as deep as that allows, and of the same family's sizes.
+
+    Raises
+    ------
+    ConfigError
+        An edge cannot be halved as often as the network would.
+    """
+    found = topology(planned.spacing_mm, patch_size)
+    if found.patch_size != tuple(patch_size):
+        raise ConfigError(
+            f"patch.size {tuple(patch_size)} cannot be halved as often as the network wants",
+            expected=f"{found.patch_size}",
+        )
+    return _draft(planned.family, planned.spacing_mm, found, planned.batch_size)
+
+
+def shallower(planned: Plan, stages: int) -> Plan:
+    """The first ``stages`` of the stages of ``planned``, or all where it has no more."""
+    return replace(
+        planned,
+        **{
+            name: getattr(planned, name)[:stages]
+            for name in ("strides", "kernel_sizes", "features", "encoder_blocks")
+        },
+        **{
+            name: getattr(planned, name)[: stages - 1]
+            for name in ("decoder_kernel_sizes", "decoder_blocks")
+        },
+    )
 
 
 def plan_low_resolution(

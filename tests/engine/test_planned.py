@@ -64,3 +64,34 @@ def test_a_spacing_that_is_stated_stays():
 def test_the_scans_own_planes_are_for_2d_networks():
     with pytest.raises(ConfigError, match=r"is \[null, 1.0, 1.0\] and network.dimensions is 3"):
         plan_of("--grid.spacing_mm=[null,1,1]")
+
+
+@pytest.mark.parametrize("family", ["plain", "residual"])
+@pytest.mark.parametrize("recipe", ["task1-infection-2d", "task1-infection-3d"])
+def test_the_planned_patch_stated_gives_the_planned_network(family, recipe):
+    option = f"--network.family={family}"
+    silent = plan_of(option, recipe=recipe)
+    stated = plan_of(option, f"--patch.size={list(silent.patch.size)}", recipe=recipe)
+    assert stated == silent
+    assert silent.network.decoder_kernel_sizes is not None
+
+
+def test_a_smaller_patch_has_a_shallower_network_of_the_same_family():
+    found = plan_of("--network.family=residual", "--patch.size=[8,64,64]").network
+    assert found.strides == ((1, 1, 1), (1, 2, 2), (1, 2, 2), (2, 2, 2), (1, 2, 2))
+    assert found.kernel_sizes == ((1, 3, 3), (1, 3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3))
+    assert found.decoder_kernel_sizes == found.kernel_sizes[:-1]
+    assert (found.encoder_blocks, found.decoder_blocks) == ((1, 3, 4, 6, 6), (1, 1, 1, 1))
+    assert found.features == (32, 64, 128, 256, 320)
+
+
+@pytest.mark.parametrize("patch", [[], ["--patch.size=[8,64,64]"]])
+def test_only_what_is_stated_is_not_planned(patch):
+    whole = plan_of("--network.family=residual", *patch).network
+    own = ["--network.features=[4,8,16]", "--network.decoder_blocks=[2,2]"]
+    found = plan_of("--network.family=residual", *own, *patch).network
+    assert (found.features, found.decoder_blocks) == ((4, 8, 16), (2, 2))
+    for name in ("strides", "kernel_sizes", "encoder_blocks"):
+        assert getattr(found, name) == getattr(whole, name)[:3]
+    assert found.decoder_kernel_sizes == whole.decoder_kernel_sizes[:2]
+    found.check()
