@@ -26,6 +26,7 @@ from covidseg.engine.stream import Batch, Stream
 from covidseg.engine.task_data import Part, read_part
 from covidseg.inference.preprocessing import Preprocessing
 from covidseg.networks.build import build_network
+from covidseg.networks.config import NetworkConfig
 from covidseg.networks.instance_norm import preferred_layout
 from covidseg.networks.planning import plan, plan_for_patch
 
@@ -228,7 +229,7 @@ def planned(
                 f"window.one_piece names {name}", expected="some of " + ", ".join(labels)
             )
     measured = fingerprint(cases, Path(recipe.data.cache), progress=progress)
-    network = dataclasses.replace(recipe.network, classes=len(labels) + 1)
+    network = _with_classes(recipe.network, labels)
     dimensions = network.dimensions
     grid = _planned_grid(recipe.grid, dimensions, measured)
     spacing, shape = _median_scan(grid, measured)
@@ -237,7 +238,7 @@ def planned(
         shape[3 - dimensions :],
         voxels=len(cases) * math.prod(shape),
         family="residual" if network.family == "residual" else "plain",
-        classes=network.classes,
+        classes=network.outputs,
     )
     size = recipe.patch.size or plan_.patch_size
     if len(size) != dimensions:
@@ -246,6 +247,7 @@ def planned(
         # The recipe's patch, not the planned one, decides how deep the network can be.
         plan_ = plan_for_patch(plan_, size)
     network = network.with_plan(plan_)
+    network.check()
     augmentation = planned_augmentation(recipe.augmentation, size)
     patch = dataclasses.replace(
         recipe.patch, size=tuple(size), batch_size=recipe.patch.batch_size or plan_.batch_size
@@ -254,6 +256,17 @@ def planned(
     return dataclasses.replace(
         recipe, data=data, grid=grid, network=network, augmentation=augmentation, patch=patch
     )
+
+
+def _with_classes(network: NetworkConfig, labels: Sequence[str]) -> NetworkConfig:
+    classes = len(labels) + 1
+    if network.classes not in (None, classes):
+        raise ConfigError(
+            f"network.classes is {network.classes}",
+            expected=f"{classes}: the background, {', '.join(labels)}",
+            remedy="leave it out, or choose another data.configuration",
+        )
+    return dataclasses.replace(network, classes=classes)
 
 
 def _planned_grid(grid: GridConfig, dimensions: int, measured: Fingerprint) -> GridConfig:

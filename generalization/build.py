@@ -117,7 +117,7 @@ def changes(recipe: GeneralizationRecipe) -> list[BatchChange]:
         augment = RandConv(chosen.randconv)
         return [ThreeVersions(augment) if chosen.randconv.consistency_weight else augment]
     if chosen.name == "slaug":
-        return [Slaug(chosen.slaug, low, high, recipe.network.classes)]
+        return [Slaug(chosen.slaug, low, high, recipe.network.outputs)]
     if chosen.name == "bigaug":
         return [BigAug(chosen.bigaug, low, high)]
     return []

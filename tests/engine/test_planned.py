@@ -95,3 +95,27 @@ def test_only_what_is_stated_is_not_planned(patch):
         assert getattr(found, name) == getattr(whole, name)[:3]
     assert found.decoder_kernel_sizes == whole.decoder_kernel_sizes[:2]
     found.check()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--network.features=[4,8,16,32,64,128]"], r"features has 6 entries; expected at most 5"),
+        (["--network.kernel_sizes=[[3,3],[3,3]]"], r"kernel_sizes has 2 entries; expected 5"),
+        (["--network.encoder_blocks=[2,2]"], r"encoder_blocks has 2 entries; expected 5"),
+        (["--network.features=[4,8]", "--network.decoder_blocks=[1,1]"], r"2 entries; expected 1"),
+        (["--network.family=smp", "--network.features=[4,8]"], r"features with .*family smp"),
+        (["--network.classes=7"], r"classes is 7; expected 3: the background, left, right"),
+        (["--network.classes=2"], r"classes is 2; expected 3"),
+    ],
+)
+def test_sizes_that_contradict_the_plan_are_refused(words, message):
+    words = ["--network.deep_supervision=false", "--patch.size=[80,80]", *words]
+    with pytest.raises(ConfigError, match=message):
+        plan_of(*words, recipe="task1-infection-2d", targets={1: "left", 2: "right"})
+
+
+def test_the_labels_decide_how_many_classes_there_are():
+    assert plan_of().network.classes == 2
+    assert plan_of(targets={1: "left", 2: "right"}).network.classes == 3
+    assert plan_of("--network.classes=3", targets={1: "a", 2: "b"}).network.classes == 3
