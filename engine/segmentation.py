@@ -141,6 +141,21 @@ class PatchConfig:
     foreground_share: float = 0.5
     by_source: bool = False
 
+    def check(self, dimensions: int) -> None:
+        """Raise ConfigError for numbers that cannot be, with a network of so many dimensions."""
+        if self.size is not None and (len(self.size) != dimensions or min(self.size) < 1):
+            raise ConfigError(
+                f"patch.size is {self.size}", expected=f"{dimensions} numbers of at least 1"
+            )
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ConfigError(
+                f"patch.batch_size is {self.batch_size}", expected="at least 1, or null"
+            )
+        if not 0 <= self.foreground_share <= 1:
+            raise ConfigError(
+                f"patch.foreground_share is {self.foreground_share}", expected="a share, 0 to 1"
+            )
+
 
 @dataclass(frozen=True)
 class WindowConfig:
@@ -168,6 +183,21 @@ class WindowConfig:
     batch_size: int | None = field(default=None, metadata=FREE)
     one_piece: tuple[str, ...] = field(default=(), metadata=FREE)
     logit_adjustment: float = field(default=0.0, metadata=FREE)
+
+    def check(self) -> None:
+        """Raise ConfigError for numbers that cannot be."""
+        if not 0 <= self.overlap < 1:
+            raise ConfigError(
+                f"window.overlap is {self.overlap}", expected="at least 0 and below 1"
+            )
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ConfigError(
+                f"window.batch_size is {self.batch_size}", expected="at least 1, or null"
+            )
+        if not math.isfinite(self.logit_adjustment):
+            raise ConfigError(
+                f"window.logit_adjustment is {self.logit_adjustment}", expected="a finite number"
+            )
 
 
 @dataclass(frozen=True)
@@ -211,10 +241,11 @@ def planned(
     Raises
     ------
     ConfigError
-        The recipe contradicts itself or the data.
+        The recipe contradicts itself or the data, or has numbers that cannot be.
     LabelError
         No training case has foreground.
     """
+    _check(recipe)
     if sorted(targets) != list(range(1, len(targets) + 1)):
         raise ConfigError(f"the targets' values are {sorted(targets)}", expected="1, 2, ...")
     labels = tuple(targets[value] for value in sorted(targets))
@@ -241,8 +272,6 @@ def planned(
         classes=network.outputs,
     )
     size = recipe.patch.size or plan_.patch_size
-    if len(size) != dimensions:
-        raise ConfigError(f"patch.size is {size}", expected=f"{dimensions} numbers")
     if network.family != "smp" and network.strides is None:
         # The recipe's patch, not the planned one, decides how deep the network can be.
         plan_ = plan_for_patch(plan_, size)
@@ -256,6 +285,16 @@ def planned(
     return dataclasses.replace(
         recipe, data=data, grid=grid, network=network, augmentation=augmentation, patch=patch
     )
+
+
+def _check(recipe: SegmentationRecipe) -> None:
+    """Raise ConfigError for numbers that cannot be, before anything is measured or trained."""
+    dimensions = recipe.network.dimensions
+    recipe.train.check()
+    recipe.loss.check()
+    recipe.patch.check(dimensions)
+    recipe.augmentation.check(dimensions)
+    recipe.window.check()
 
 
 def _with_classes(network: NetworkConfig, labels: Sequence[str]) -> NetworkConfig:

@@ -119,3 +119,42 @@ def test_the_labels_decide_how_many_classes_there_are():
     assert plan_of().network.classes == 2
     assert plan_of(targets={1: "left", 2: "right"}).network.classes == 3
     assert plan_of("--network.classes=3", targets={1: "a", 2: "b"}).network.classes == 3
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("window.overlap=1.0", "window.overlap is 1.0; expected at least 0 and below 1"),
+        ("window.overlap=2", "window.overlap is 2"),
+        ("window.overlap=.nan", "window.overlap is nan"),
+        ("window.batch_size=-1", "window.batch_size is -1; expected at least 1"),
+        ("window.logit_adjustment=.inf", "window.logit_adjustment is inf"),
+        ("augmentation.p_mirror=5", "augmentation.p_mirror is 5.* expected a probability"),
+        ("augmentation.p_gamma=-0.1", "augmentation.p_gamma is -0.1"),
+        ("augmentation.mirror_axes=[-1]", r"mirror_axes is \[-1\]; expected .* 0, 1, in a patch"),
+        ("augmentation.mirror_axes=[3]", r"mirror_axes is \[3\]"),
+        ("augmentation.mirror_axes=[2]", r"mirror_axes is \[2\]"),
+        ("augmentation.mirror_axes=[0,0]", r"mirror_axes is \[0, 0\]; expected each once"),
+        ("augmentation.scale=[1.4,0.7]", "augmentation.scale is .* the lesser first, above 0"),
+        ("augmentation.scale=[0,1]", "augmentation.scale is"),
+        ("augmentation.low_resolution=[0.5,2]", "low_resolution is .* above 0, to 1"),
+        ("augmentation.noise_variance=[-1,1]", "noise_variance is .* from 0 up"),
+        ("augmentation.gamma=[1,.inf]", "augmentation.gamma is"),
+        ("augmentation.rotation_degrees=-3", "rotation_degrees is -3"),
+        ("loss.smooth=-1", "loss.smooth is -1"),
+        ("patch.batch_size=0", "patch.batch_size is 0; expected at least 1"),
+        ("patch.foreground_share=1.5", "patch.foreground_share is 1.5"),
+        ("patch.size=[0,64]", r"patch.size is \(0, 64\); expected 2 numbers of at least 1"),
+        ("train.epochs=0", "train.epochs is 0"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_training(word, message, monkeypatch):
+    monkeypatch.setattr(segmentation, "fingerprint", None)  # nothing is measured either
+    with pytest.raises(ConfigError, match=message):
+        plan_of(f"--{word}", recipe="task1-infection-2d")
+
+
+def test_all_three_axes_are_both_of_a_plane():
+    plan_of("--augmentation.mirror_axes=[0,1,2]", recipe="task1-infection-2d")
+    plan_of("--augmentation.mirror_axes=[2]")
+    plan_of("--augmentation.mirror_axes=[]")
