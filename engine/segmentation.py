@@ -277,6 +277,7 @@ def planned(
         plan_ = plan_for_patch(plan_, size)
     network = network.with_plan(plan_)
     network.check()
+    _refuse_undivided(size, network)
     augmentation = planned_augmentation(recipe.augmentation, size)
     patch = dataclasses.replace(
         recipe.patch, size=tuple(size), batch_size=recipe.patch.batch_size or plan_.batch_size
@@ -295,6 +296,24 @@ def _check(recipe: SegmentationRecipe) -> None:
     recipe.patch.check(dimensions)
     recipe.augmentation.check(dimensions)
     recipe.window.check()
+    if recipe.network.in_channels != 1:
+        raise ConfigError(
+            f"network.in_channels is {recipe.network.in_channels}",
+            expected="1: scans and pictures are grey values alone",
+        )
+
+
+def _refuse_undivided(size: Sequence[int], network: NetworkConfig) -> None:
+    """Raise ConfigError where a patch would not come back whole from stated strides."""
+    if network.family == "smp":
+        return  # which has no strides
+    divisor = network.divisor()
+    if any(edge % step for edge, step in zip(size, divisor, strict=True)):
+        whole = [math.ceil(edge / step) * step for edge, step in zip(size, divisor, strict=True)]
+        raise ConfigError(
+            f"network.strides divide a patch of {list(size)} by {list(divisor)}, with a rest",
+            expected=f"patch.size {whole}, say",
+        )
 
 
 def _with_classes(network: NetworkConfig, labels: Sequence[str]) -> NetworkConfig:

@@ -158,3 +158,25 @@ def test_all_three_axes_are_both_of_a_plane():
     plan_of("--augmentation.mirror_axes=[0,1,2]", recipe="task1-infection-2d")
     plan_of("--augmentation.mirror_axes=[2]")
     plan_of("--augmentation.mirror_axes=[]")
+
+
+STRIDES = ["--network.strides=[[1,1],[2,2],[2,2]]", "--network.features=[4,8,16]"]
+
+
+def test_a_patch_that_the_stated_strides_do_not_divide_is_refused():
+    with pytest.raises(ConfigError, match=r"\[42, 42\] by \[4, 4\].* patch.size \[44, 44\]"):
+        plan_of(*STRIDES, "--patch.size=[42,42]", recipe="task1-infection-2d")
+    thirds = "--network.strides=[[1,1],[3,3],[2,2]]"
+    with pytest.raises(ConfigError, match=r"\[512, 512\] by \[6, 6\]"):
+        plan_of(*STRIDES, thirds, recipe="task1-infection-2d")
+    found = plan_of(*STRIDES, "--patch.size=[44,44]", recipe="task1-infection-2d")
+    assert found.patch.size == (44, 44)
+    assert found.network.strides == ((1, 1), (2, 2), (2, 2))
+
+
+@pytest.mark.parametrize("family", ["plain", "smp"])
+def test_images_have_one_channel(family):
+    words = [f"--network.family={family}", "--network.deep_supervision=false"]
+    plan_of(*words, "--patch.size=[64,64]", recipe="task1-infection-2d")
+    with pytest.raises(ConfigError, match=r"in_channels is 3; expected 1"):
+        plan_of(*words, "--network.in_channels=3", recipe="task1-infection-2d")
