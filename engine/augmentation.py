@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -20,9 +21,24 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from covidseg.core.errors import ConfigError
+
 Range = tuple[float, float]
 Label = TypeVar("Label", Tensor, None)
 Value = TypeVar("Value")
+
+_ALL_AXES = (0, 1, 2)
+_ABOVE_ZERO = sys.float_info.min
+# Range, least and greatest number in it.
+_BOUNDS = (
+    ("scale", _ABOVE_ZERO, math.inf),
+    ("noise_variance", 0.0, math.inf),
+    ("blur_sigma", _ABOVE_ZERO, math.inf),
+    ("brightness", 0.0, math.inf),
+    ("contrast", 0.0, math.inf),
+    ("low_resolution", _ABOVE_ZERO, 1.0),
+    ("gamma", _ABOVE_ZERO, math.inf),
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +58,8 @@ class AugmentationConfig:
         Ranges; the blur in voxels, the resolution as a share of the voxels kept along an axis.
     mirror_axes
         Spatial axes of the array, 0 first (z in 3D, y in 2D), that are mirrored with ``p_mirror``
-        each. Leave the left-right axis out where the labels tell left from right.
+        each; all three, the default, are both of a 2D patch. Leave the left-right axis out where
+        the labels tell left from right.
     p_cutmix
         Probability that a sample gets a box of its neighbour in the batch, label and all
         (`covidseg.engine.cutmix`); nnU-Net does not.
@@ -69,8 +86,44 @@ class AugmentationConfig:
     p_gamma: float = 0.3
     gamma: Range = (0.7, 1.5)
     p_mirror: float = 0.5
-    mirror_axes: tuple[int, ...] = (0, 1, 2)
+    mirror_axes: tuple[int, ...] = _ALL_AXES
     p_cutmix: float = 0.0
+
+    def check(self, dimensions: int) -> None:
+        """Raise ConfigError for what cannot be, in patches of so many axes."""
+        for name, value in vars(self).items():
+            if name.startswith("p_") and not 0 <= value <= 1:
+                raise ConfigError(
+                    f"augmentation.{name} is {value}", expected="a probability, 0 to 1"
+                )
+        for name, least, most in _BOUNDS:
+            low, high = getattr(self, name)
+            if not (least <= low <= high <= most and math.isfinite(high)):
+                raise ConfigError(
+                    f"augmentation.{name} is {[low, high]}",
+                    expected="two finite numbers, the lesser first"
+                    + (", from 0 up" if least == 0 else ", above 0")
+                    + (f", to {most:g}" if math.isfinite(most) else ""),
+                )
+        angle = self.rotation_degrees
+        if angle is not None and not 0 <= angle < math.inf:
+            raise ConfigError(
+                f"augmentation.rotation_degrees is {angle}", expected="0 or above, or null"
+            )
+        self._check_axes(dimensions)
+
+    def _check_axes(self, dimensions: int) -> None:
+        axes = self.mirror_axes
+        # The default stands for all axes that there are.
+        if axes != _ALL_AXES and (
+            not set(axes) <= set(range(dimensions)) or len(set(axes)) < len(axes)
+        ):
+            raise ConfigError(
+                f"augmentation.mirror_axes is {list(axes)}",
+                expected="each once, some of "
+                + ", ".join(map(str, range(dimensions)))
+                + f", in a patch of {dimensions} axes",
+            )
 
 
 @dataclass
@@ -177,7 +230,7 @@ class Augmentation:
             gamma=maybe(config.p_gamma, config.gamma),
             mirror=tuple(
                 axis
-                for axis, number in zip((0, 1, 2), rng.random(3), strict=True)
+                for axis, number in zip(_ALL_AXES, rng.random(3), strict=True)
                 if axis in config.mirror_axes and axis < dimensions and number < config.p_mirror
             ),
             seed=seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,6 +43,15 @@ class LossConfig:
     smooth: float = 1e-5
     ignore_label: int | None = None
 
+    def check(self) -> None:
+        """Raise ConfigError for numbers that cannot be."""
+        for name in ("dice_weight", "cross_entropy_weight", "smooth"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"loss.{name} is {value}", expected="a number from zero up")
+        if not self.dice_weight and not self.cross_entropy_weight:
+            raise ConfigError("both weights in loss are zero", expected="one of them above zero")
+
 
 class DiceCrossEntropy(nn.Module):
     """Weighted sum of soft Dice loss and cross-entropy, each also on its own for the log.
@@ -55,10 +65,7 @@ class DiceCrossEntropy(nn.Module):
 
     def __init__(self, config: LossConfig) -> None:
         super().__init__()
-        if config.dice_weight < 0 or config.cross_entropy_weight < 0:
-            raise ConfigError("a weight in loss is negative", expected="numbers from zero up")
-        if not config.dice_weight and not config.cross_entropy_weight:
-            raise ConfigError("both weights in loss are zero", expected="one of them above zero")
+        config.check()
         self.config = config
 
     def forward(

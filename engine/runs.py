@@ -184,7 +184,7 @@ def open_run(
         recipe.grid.preprocessing(),
         sliding,
         dimensions,
-        recipe.network.classes,
+        recipe.network.outputs,
         tuple(axis for axis in axes if axis < dimensions) if mirrors else (),
         chosen,
         precision,

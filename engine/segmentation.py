@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from covidseg.engine.checkpoint import last_checkpoint, load_predictor, read_des
 from covidseg.engine.config import FREE, Recipe
 from covidseg.engine.cutmix import cutmix
 from covidseg.engine.distributed import native_precision
-from covidseg.engine.fingerprint import fingerprint
+from covidseg.engine.fingerprint import Fingerprint, fingerprint
 from covidseg.engine.patches import Patches
 from covidseg.engine.seeds import derived_seed, seed_everything
 from covidseg.engine.stream import Batch, Stream
@@ -27,7 +28,7 @@ from covidseg.inference.preprocessing import Preprocessing
 from covidseg.networks.build import build_network
 from covidseg.networks.config import NetworkConfig
 from covidseg.networks.instance_norm import preferred_layout
-from covidseg.networks.planning import plan
+from covidseg.networks.planning import plan, plan_for_patch
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class GridConfig:
     window_hu
         Of `window`.
     spacing_mm
-        (z, y, x); null takes nnU-Net's choice, in 2D too.
+        (z, y, x); null takes nnU-Net's choice. Null for z alone, which is its choice in 2D, leaves
+        each scan's planes as they are.
     plane_size
         (y, x) that slice pictures are stretched to.
     lung_and_tissue
@@ -95,7 +97,7 @@ class GridConfig:
 
     intensity: Literal["ct", "window", "picture"] = "ct"
     window_hu: tuple[float, float] = (-1250.0, 250.0)
-    spacing_mm: tuple[float, float, float] | None = None
+    spacing_mm: tuple[float | None, float, float] | None = None
     plane_size: tuple[int, int] | None = None
     lung_and_tissue: tuple[float, float] | None = None
     low: float | None = None
@@ -139,6 +141,21 @@ class PatchConfig:
     foreground_share: float = 0.5
     by_source: bool = False
 
+    def check(self, dimensions: int) -> None:
+        """Raise ConfigError for numbers that cannot be, with a network of so many dimensions."""
+        if self.size is not None and (len(self.size) != dimensions or min(self.size) < 1):
+            raise ConfigError(
+                f"patch.size is {self.size}", expected=f"{dimensions} numbers of at least 1"
+            )
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ConfigError(
+                f"patch.batch_size is {self.batch_size}", expected="at least 1, or null"
+            )
+        if not 0 <= self.foreground_share <= 1:
+            raise ConfigError(
+                f"patch.foreground_share is {self.foreground_share}", expected="a share, 0 to 1"
+            )
+
 
 @dataclass(frozen=True)
 class WindowConfig:
@@ -166,6 +183,21 @@ class WindowConfig:
     batch_size: int | None = field(default=None, metadata=FREE)
     one_piece: tuple[str, ...] = field(default=(), metadata=FREE)
     logit_adjustment: float = field(default=0.0, metadata=FREE)
+
+    def check(self) -> None:
+        """Raise ConfigError for numbers that cannot be."""
+        if not 0 <= self.overlap < 1:
+            raise ConfigError(
+                f"window.overlap is {self.overlap}", expected="at least 0 and below 1"
+            )
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ConfigError(
+                f"window.batch_size is {self.batch_size}", expected="at least 1, or null"
+            )
+        if not math.isfinite(self.logit_adjustment):
+            raise ConfigError(
+                f"window.logit_adjustment is {self.logit_adjustment}", expected="a finite number"
+            )
 
 
 @dataclass(frozen=True)
@@ -209,10 +241,11 @@ def planned(
     Raises
     ------
     ConfigError
-        The recipe contradicts itself or the data.
+        The recipe contradicts itself or the data, or has numbers that cannot be.
     LabelError
         No training case has foreground.
     """
+    _check(recipe)
     if sorted(targets) != list(range(1, len(targets) + 1)):
         raise ConfigError(f"the targets' values are {sorted(targets)}", expected="1, 2, ...")
     labels = tuple(targets[value] for value in sorted(targets))
@@ -227,55 +260,24 @@ def planned(
                 f"window.one_piece names {name}", expected="some of " + ", ".join(labels)
             )
     measured = fingerprint(cases, Path(recipe.data.cache), progress=progress)
-    grid = _planned_grid(recipe.grid, measured.spacing_mm, measured)
-    network = dataclasses.replace(recipe.network, classes=len(labels) + 1)
+    network = _with_classes(recipe.network, labels)
     dimensions = network.dimensions
-    spacing = grid.spacing_mm or measured.spacing_mm
-    shape = tuple(
-        round(size * old / new)
-        for size, old, new in zip(measured.shape, measured.spacing_mm, spacing, strict=True)
-    )
-    if grid.plane_size is not None:
-        spacing, shape = (1.0, 1.0, 1.0), (1, *grid.plane_size)
+    grid = _planned_grid(recipe.grid, dimensions, measured)
+    spacing, shape = _median_scan(grid, measured)
     plan_ = plan(
         spacing[3 - dimensions :],
         shape[3 - dimensions :],
-        cases=len(cases),
+        voxels=len(cases) * math.prod(shape),
         family="residual" if network.family == "residual" else "plain",
-        classes=network.classes,
+        classes=network.outputs,
     )
     size = recipe.patch.size or plan_.patch_size
-    if len(size) != dimensions:
-        raise ConfigError(f"patch.size is {size}", expected=f"{dimensions} numbers")
-    if recipe.patch.size is not None and network.family != "smp" and network.strides is None:
+    if network.family != "smp" and network.strides is None:
         # The recipe's patch, not the planned one, decides how deep the network can be.
-        from covidseg.networks.planning import topology
-
-        tailored = topology(spacing[3 - dimensions :], size)
-        if tailored.patch_size != tuple(size):
-            raise ConfigError(
-                f"patch.size {tuple(size)} cannot be halved as often as the network wants",
-                expected=f"{tailored.patch_size}",
-            )
-        features = network.features or tuple(
-            min(32 * 2**stage, 320 if dimensions == 3 else 512)
-            for stage in range(len(tailored.strides))
-        )
-        if len(features) < len(tailored.strides):
-            tailored = dataclasses.replace(
-                tailored,
-                strides=tailored.strides[: len(features)],
-                kernel_sizes=tailored.kernel_sizes[: len(features)],
-            )
-        network = dataclasses.replace(
-            network,
-            strides=tailored.strides,
-            kernel_sizes=network.kernel_sizes or tailored.kernel_sizes,
-            features=features[: len(tailored.strides)],
-            encoder_blocks=network.encoder_blocks or (2,) * len(tailored.strides),
-            decoder_blocks=network.decoder_blocks or (2,) * (len(tailored.strides) - 1),
-        )
+        plan_ = plan_for_patch(plan_, size)
     network = network.with_plan(plan_)
+    network.check()
+    _refuse_undivided(size, network)
     augmentation = planned_augmentation(recipe.augmentation, size)
     patch = dataclasses.replace(
         recipe.patch, size=tuple(size), batch_size=recipe.patch.batch_size or plan_.batch_size
@@ -286,7 +288,46 @@ def planned(
     )
 
 
-def _planned_grid(grid: GridConfig, spacing, measured) -> GridConfig:
+def _check(recipe: SegmentationRecipe) -> None:
+    """Raise ConfigError for numbers that cannot be, before anything is measured or trained."""
+    dimensions = recipe.network.dimensions
+    recipe.train.check()
+    recipe.loss.check()
+    recipe.patch.check(dimensions)
+    recipe.augmentation.check(dimensions)
+    recipe.window.check()
+    if recipe.network.in_channels != 1:
+        raise ConfigError(
+            f"network.in_channels is {recipe.network.in_channels}",
+            expected="1: scans and pictures are grey values alone",
+        )
+
+
+def _refuse_undivided(size: Sequence[int], network: NetworkConfig) -> None:
+    """Raise ConfigError where a patch would not come back whole from stated strides."""
+    if network.family == "smp":
+        return  # which has no strides
+    divisor = network.divisor()
+    if any(edge % step for edge, step in zip(size, divisor, strict=True)):
+        whole = [math.ceil(edge / step) * step for edge, step in zip(size, divisor, strict=True)]
+        raise ConfigError(
+            f"network.strides divide a patch of {list(size)} by {list(divisor)}, with a rest",
+            expected=f"patch.size {whole}, say",
+        )
+
+
+def _with_classes(network: NetworkConfig, labels: Sequence[str]) -> NetworkConfig:
+    classes = len(labels) + 1
+    if network.classes not in (None, classes):
+        raise ConfigError(
+            f"network.classes is {network.classes}",
+            expected=f"{classes}: the background, {', '.join(labels)}",
+            remedy="leave it out, or choose another data.configuration",
+        )
+    return dataclasses.replace(network, classes=classes)
+
+
+def _planned_grid(grid: GridConfig, dimensions: int, measured: Fingerprint) -> GridConfig:
     if grid.lung_and_tissue is not None and grid.intensity != "picture":
         raise ConfigError(
             f"grid.lung_and_tissue is set and grid.intensity is {grid.intensity}",
@@ -303,9 +344,38 @@ def _planned_grid(grid: GridConfig, spacing, measured) -> GridConfig:
         for own, number in zip(given, numbers, strict=True)
     )
     if grid.plane_size is None and grid.spacing_mm is None:
-        z, y, x = (float(step) for step in spacing)
-        grid = dataclasses.replace(grid, spacing_mm=(z, y, x))
+        z, y, x = measured.spacing_mm
+        # As nnU-Net: a 2D network sees no spacing between planes, so that none is made equal.
+        grid = dataclasses.replace(grid, spacing_mm=(z if dimensions == 3 else None, y, x))
+    if dimensions == 3 and grid.spacing_mm is not None and grid.spacing_mm[0] is None:
+        raise ConfigError(
+            f"grid.spacing_mm is {_yaml(grid.spacing_mm)} and network.dimensions is 3",
+            expected="three numbers",
+            remedy="state the spacing between planes too: null, each scan's own planes, is for "
+            "2D networks",
+        )
     return dataclasses.replace(grid, low=low, high=high, mean=mean, std=std)
+
+
+def _median_scan(
+    grid: GridConfig, measured: Fingerprint
+) -> tuple[tuple[float, float, float], tuple[int, int, int]]:
+    """Spacing in mm and voxels, (z, y, x), of the median training scan on a planned grid."""
+    if grid.plane_size is not None:
+        return (1.0, 1.0, 1.0), (1, *grid.plane_size)
+    assert grid.spacing_mm is not None
+    z, y, x = grid.spacing_mm
+    spacing = (measured.spacing_mm[0] if z is None else z, y, x)
+    depth, height, width = (
+        round(size * old / new)
+        for size, old, new in zip(measured.shape, measured.spacing_mm, spacing, strict=True)
+    )
+    return spacing, (depth, height, width)
+
+
+def _yaml(values: Sequence[float | None]) -> str:
+    """A list as a recipe has it."""
+    return json.dumps(list(values))
 
 
 def cached_cases(

@@ -96,7 +96,8 @@ def painter(
     """What paints lesions into the patches of a planned recipe, whose labels are lungs."""
     grid = recipe.grid.preprocessing()
     assert grid.spacing_mm is not None
-    spacing = grid.spacing_mm[3 - recipe.network.dimensions :]
+    z, y, x = grid.spacing_mm
+    spacing = (y, x) if z is None or recipe.network.dimensions == 2 else (z, y, x)
     clip = grid.low, grid.high
     return PaintLesions(lesions, spacing, grid.mean, grid.std, clip, relabel=relabel)
 
@@ -121,7 +122,7 @@ def changes(recipe: GeneralizationRecipe) -> list[BatchChange]:
         augment = RandConv(chosen.randconv)
         return [ThreeVersions(augment) if chosen.randconv.consistency_weight else augment]
     if chosen.name == "slaug":
-        return [Slaug(chosen.slaug, low, high, recipe.network.classes)]
+        return [Slaug(chosen.slaug, low, high, recipe.network.outputs)]
     if chosen.name == "bigaug":
         return [BigAug(chosen.bigaug, low, high)]
     return []

@@ -118,9 +118,7 @@ def resample_spacing(
         (np.arange(size) + 0.5) * factor - 0.5
         for size, factor in zip(new_shape, scale, strict=True)
     ]
-    nearest_axis = _coarse_axis(old)
-    if nearest_axis is None:
-        nearest_axis = _coarse_axis(wanted)
+    nearest_axis = nearest_neighbour_axis(old, wanted)
     affine = volume.affine.copy()
     affine[:3, :3] = volume.affine[:3, :3] * scale
     affine[:3, 3] += volume.affine[:3, :3] @ (0.5 * scale - 0.5)
@@ -151,6 +149,16 @@ def _require_possible(
 
 def _by(numbers: Sequence[float] | NDArray[np.float64]) -> str:
     return " x ".join(f"{number:.6g}" for number in numbers)
+
+
+def nearest_neighbour_axis(old: ArrayLike, new: ArrayLike) -> int | None:
+    """The axis that is resampled by nearest neighbour between two spacings; None where none is.
+
+    It is the coarse axis of the old spacing or, failing that, of the new one, as in nnU-Net's
+    ``determine_do_sep_z_and_axis``.
+    """
+    axis = _coarse_axis(np.asarray(old))
+    return axis if axis is not None else _coarse_axis(np.asarray(new))
 
 
 def _coarse_axis(spacing: NDArray[np.float64]) -> int | None:

@@ -33,7 +33,8 @@ class Preprocessing:
     low, high, mean, std
         In Hounsfield units; for pictures in grey values.
     spacing_mm
-        (z, y, x) of the network's grid; null keeps each scan's own.
+        (z, y, x) of the network's grid; null keeps each scan's own. Null for z alone keeps each
+        scan's own planes.
     plane_size
         (y, x) that every plane is stretched to, for slice pictures, which have no spacing.
     lung_and_tissue
@@ -45,7 +46,7 @@ class Preprocessing:
     high: float
     mean: float
     std: float
-    spacing_mm: tuple[float, float, float] | None = None
+    spacing_mm: tuple[float | None, float, float] | None = None
     plane_size: tuple[int, int] | None = None
     lung_and_tissue: tuple[float, float] | None = None
 
@@ -104,6 +105,8 @@ class Preprocessing:
         if self.spacing_mm is None:
             return upright
         z, y, x = self.spacing_mm
+        if z is None:
+            z = upright.spacing_mm[2]
         return resample_spacing(upright, (x, y, z), order=1 if is_label else 3, is_label=is_label)
 
 

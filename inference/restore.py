@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from covidseg.imaging.geometry import orientation_change
-from covidseg.imaging.resample import ANISOTROPY_THRESHOLD, reorient
+from covidseg.imaging.resample import nearest_neighbour_axis, reorient
 from covidseg.imaging.volume import Volume
 from covidseg.inference.preprocessing import ORIENTATION, Prepared
 from covidseg.inference.sliding import Slab
@@ -45,9 +45,10 @@ def likeliest(probabilities: Tensor) -> Tensor:
 def scan_planes(slabs: Iterable[Slab], prepared: Prepared) -> Iterator[Slab]:
     """Probabilities on the upright scan's own grid, a few planes at a time, in order.
 
-    They are interpolated linearly, and by nearest neighbour across planes where the network's grid
-    is anisotropic (nnU-Net's rule). "Upright" is the scan's grid with its axes in the order and
-    direction of `covidseg.inference.preprocessing.ORIENTATION`, as (Z, Y, X).
+    They are interpolated linearly, and by nearest neighbour across planes where nnU-Net would:
+    where planes are the coarse axis of the network's grid or, if that has none, of the scan's.
+    (Within planes it is linear always.) "Upright" is the scan's grid with its axes in the order
+    and direction of `covidseg.inference.preprocessing.ORIENTATION`, as (Z, Y, X).
     """
     grid = _Grid(prepared)
     done = 0
@@ -105,7 +106,7 @@ class _Grid:
             for axis in (2, 1, 0)
         )
         spacing = np.linalg.norm(prepared.affine[:3, :3], axis=0)
-        if spacing[2] > ANISOTROPY_THRESHOLD * min(spacing[:2]):
+        if nearest_neighbour_axis(spacing, upright.spacing_mm) == 2:
             z = np.floor(z + 0.5)
         z = np.where(np.abs(z - np.rint(z)) < 1e-4, np.rint(z), z)
         self.lower = np.floor(z).astype(int)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from covidseg.core.errors import ConfigError
-from covidseg.networks.planning import Plan
+from covidseg.networks.planning import Plan, shallower
 
 _SIZES = (
     "strides",
@@ -32,7 +32,8 @@ class NetworkConfig:
     in_channels
         Channels of the image; 1 for CT.
     classes
-        Channels of the output, background among them.
+        Channels of the output, background among them; null for as many as the labels need, two
+        where none are known.
     deep_supervision
         While training, return one output a decoder stage, highest resolution first (`plain` and
         `residual` only).
@@ -46,7 +47,8 @@ class NetworkConfig:
         One entry a decoder stage, highest resolution first, each with one number an axis; null for
         the encoder's of the same stage.
     features
-        Channels of each stage.
+        Channels of each stage; with fewer of them than stages are planned the network is as much
+        shallower.
     encoder_blocks
         Convolutions (`plain`) or residual blocks (`residual`) of each stage.
     decoder_blocks
@@ -67,7 +69,7 @@ class NetworkConfig:
     family: Literal["plain", "residual", "smp"] = "plain"
     dimensions: Literal[2, 3] = 3
     in_channels: int = 1
-    classes: int = 2
+    classes: int | None = None
     deep_supervision: bool = False
     norm: Literal["instance", "batch"] = "instance"
     strides: tuple[tuple[int, ...], ...] | None = None
@@ -82,22 +84,42 @@ class NetworkConfig:
     encoder_weights: str | None = None
 
     @property
+    def outputs(self) -> int:
+        """Channels of the output, background among them."""
+        return 2 if self.classes is None else self.classes
+
+    @property
     def is_planned(self) -> bool:
         """Whether every size is known, so that the network can be built."""
         return self.family == "smp" or self.strides is not None
 
     def with_plan(self, plan: Plan) -> NetworkConfig:
-        """This configuration with its null sizes taken from ``plan``; itself if it needs none."""
+        """This configuration with its null sizes taken from ``plan``; itself if it needs none.
+
+        Raises
+        ------
+        ConfigError
+            It has more ``features`` than the plan has stages.
+        """
         if self.is_planned:
             return self
+        if self.features is not None:
+            if len(self.features) > len(plan.strides):
+                raise ConfigError(
+                    f"network.features has {len(self.features)} entries",
+                    expected=f"at most {len(plan.strides)}, the stages that a patch of "
+                    f"{list(plan.patch_size)} allows",
+                    remedy="give fewer, a larger patch.size, or network.strides too",
+                )
+            plan = shallower(plan, len(self.features))
         planned = {name: getattr(plan, name) for name in _SIZES if getattr(self, name) is None}
         return replace(self, **planned)
 
     def check(self) -> None:
         """Raise ConfigError where values contradict each other or the network's family."""
-        if self.classes < 2:
+        if self.outputs < 2:
             raise ConfigError(
-                f"network.classes is {self.classes}",
+                f"network.classes is {self.outputs}",
                 expected="at least 2: the background and one structure",
             )
         if self.family == "smp":

@@ -54,7 +54,7 @@ def build_nnunet(config: NetworkConfig) -> nn.Module:
         "conv_op": convolution,
         "kernel_sizes": config.kernel_sizes or ((3,) * config.dimensions,) * stages,
         "strides": config.strides,
-        "num_classes": config.classes,
+        "num_classes": config.outputs,
         "n_conv_per_stage_decoder": decoder_blocks,
         "conv_bias": True,
         "norm_op": norms[config.norm, config.dimensions],

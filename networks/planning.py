@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from covidseg.core.errors import ConfigError
@@ -18,6 +18,8 @@ from covidseg.core.errors import ConfigError
 _SHORTEST_EDGE = 4
 # A low-resolution plan is wanted where the patch covers less than this share of the median volume.
 _PATCH_SHARE = 0.25
+# A batch covers no more of all training voxels than this.
+_DATASET_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def plan(
     spacing_mm: Sequence[float],
     median_shape: Sequence[float],
     *,
-    cases: int | None = None,
+    voxels: float | None = None,
     family: Literal["plain", "residual"] = "plain",
     classes: int = 2,
 ) -> Plan:
@@ -168,9 +170,10 @@ def plan(
         coarsest axis first.
     median_shape
         Median shape in voxels after resampling to that spacing, in the same order.
-    cases
-        Number of training volumes: a batch may not cover more than 5 % of all their voxels (or
-        pixels), but is never under 2. ``None`` leaves that limit out.
+    voxels
+        Voxels of all training volumes together, at their spacing: a batch may not cover more than
+        5 % of them, but is never under 2. A 2D network learns from all their planes, so it is the
+        volumes' voxels there too. ``None`` leaves that limit out.
     family
         `plain` or `residual` encoder.
     classes
@@ -203,17 +206,49 @@ def plan(
         current = topology(spacing, smaller)
         draft = _draft(family, spacing, current)
     batch_size = round(budget.values / values * budget.batch_size)
-    if cases is not None:
-        covered = round(0.05 * cases * math.prod(shape) / math.prod(draft.patch_size))
+    if voxels is not None:
+        covered = round(_DATASET_SHARE * voxels / math.prod(draft.patch_size))
         batch_size = min(batch_size, covered)
     return _draft(family, spacing, current, max(2, batch_size))
+
+
+def plan_for_patch(planned: Plan, patch_size: Sequence[int]) -> Plan:
+    """``planned`` with another patch: as deep as that allows, and of the same family's sizes.
+
+    Raises
+    ------
+    ConfigError
+        An edge cannot be halved as often as the network would.
+    """
+    found = topology(planned.spacing_mm, patch_size)
+    if found.patch_size != tuple(patch_size):
+        raise ConfigError(
+            f"patch.size {tuple(patch_size)} cannot be halved as often as the network wants",
+            expected=f"{found.patch_size}",
+        )
+    return _draft(planned.family, planned.spacing_mm, found, planned.batch_size)
+
+
+def shallower(planned: Plan, stages: int) -> Plan:
+    """The first ``stages`` of the stages of ``planned``, or all where it has no more."""
+    return replace(
+        planned,
+        **{
+            name: getattr(planned, name)[:stages]
+            for name in ("strides", "kernel_sizes", "features", "encoder_blocks")
+        },
+        **{
+            name: getattr(planned, name)[: stages - 1]
+            for name in ("decoder_kernel_sizes", "decoder_blocks")
+        },
+    )
 
 
 def plan_low_resolution(
     spacing_mm: Sequence[float],
     median_shape: Sequence[float],
     *,
-    cases: int | None = None,
+    voxels: float | None = None,
     family: Literal["plain", "residual"] = "plain",
     classes: int = 2,
 ) -> Plan | None:
@@ -224,8 +259,7 @@ def plan_low_resolution(
     does so already or where the volume would not even halve. Arguments as in :func:`plan`.
     """
     spacing, shape = _checked(spacing_mm, median_shape)
-    full = plan(spacing, shape, cases=cases, family=family, classes=classes)
-    voxels = math.prod(shape)
+    full = plan(spacing, shape, voxels=voxels, family=family, classes=classes)
     found, low, low_shape = full, list(spacing), list(shape)
     while math.prod(found.patch_size) / math.prod(low_shape) < _PATCH_SHARE:
         coarsest = max(low)
@@ -235,8 +269,9 @@ def plan_low_resolution(
         ]
         low_shape = [e * s / n for e, s, n in zip(shape, spacing, low, strict=True)]
         rounded = [round(edge) for edge in low_shape]
-        found = plan(low, rounded, cases=cases, family=family, classes=classes)
-    if found is full or voxels / math.prod(low_shape) < 2:
+        left = voxels and voxels * math.prod(low_shape) / math.prod(shape)
+        found = plan(low, rounded, voxels=left, family=family, classes=classes)
+    if found is full or math.prod(shape) / math.prod(low_shape) < 2:
         return None
     return found
 

@@ -52,7 +52,7 @@ def build_smp(config: NetworkConfig) -> nn.Module:
                 encoder_name=config.encoder,
                 encoder_weights=None if local is not None else config.encoder_weights,
                 in_channels=config.in_channels,
-                classes=config.classes,
+                classes=config.outputs,
                 **sizes,
             )
     except KeyError as fault:

@@ -366,7 +366,13 @@ def _same_grid(recipe: PseudolabelRecipe, grid: GridConfig) -> bool:
     own, other = recipe.grid.spacing_mm, grid.spacing_mm
     if own is None or other is None:
         return own == other
-    return all(abs(a - b) <= _SAME_SPACING * a for a, b in zip(own, other, strict=True))
+    return all(map(_same_step, own, other))
+
+
+def _same_step(own: float | None, other: float | None) -> bool:
+    if own is None or other is None:
+        return own == other
+    return abs(own - other) <= _SAME_SPACING * own
 
 
 def _grid_words(grid: GridConfig) -> str:
@@ -374,4 +380,5 @@ def _grid_words(grid: GridConfig) -> str:
         return f"pictures of {grid.plane_size[0]} × {grid.plane_size[1]} pixels"
     if grid.spacing_mm is None:
         return "each scan's own spacing"
-    return " × ".join(f"{step:.3g}" for step in grid.spacing_mm) + " mm (z, y, x)"
+    steps = ["each scan's own" if step is None else f"{step:.3g}" for step in grid.spacing_mm]
+    return " × ".join(steps) + " mm (z, y, x)"

@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from covidseg.engine.segmentation import GridConfig, SegmentationRecipe
+from covidseg.generalization import build
 from covidseg.generalization.lesions import (
     Foci,
     LesionConfig,
@@ -19,6 +21,7 @@ from covidseg.generalization.lesions import (
     _chosen,
     quadratic_form,
 )
+from covidseg.networks.config import NetworkConfig
 
 MEAN, STD, CLIP = -600.0, 300.0, (-1000.0, 200.0)
 SIZES = {2: (64, 80), 3: (20, 48, 56)}
@@ -27,6 +30,13 @@ SPACING = {2: (2.0, 1.5), 3: (4.0, 2.0, 1.5)}
 
 def painter(dimensions=2, **changes):
     return PaintLesions(LesionConfig(**changes), SPACING[dimensions], MEAN, STD, CLIP)
+
+
+@pytest.mark.parametrize("z", [None, 5.0])
+def test_in_2d_planes_need_no_spacing(z):
+    grid = GridConfig(spacing_mm=(z, 2.0, 1.5), low=-1000.0, high=200.0, mean=MEAN, std=STD)
+    recipe = SegmentationRecipe(name="", network=NetworkConfig(dimensions=2), grid=grid)
+    assert tuple(build.painter(recipe, LesionConfig()).spacing_mm) == SPACING[2]
 
 
 def lungs(dimensions):

@@ -53,6 +53,25 @@ def test_labels_come_on_the_scans_grid(dimensions, window):
     np.testing.assert_allclose(result.affine, volume.affine)
 
 
+@pytest.mark.parametrize(("thickness_mm", "planes"), [(1.0, 40), (8.0, 12)])
+def test_two_dimensional_networks_see_the_scans_own_planes(thickness_mm, planes):
+    """As nnU-Net: each plane once, so that a lesion is found in the planes where it is."""
+    seen = []
+
+    class Watched(Threshold):
+        def forward(self, x):
+            seen.append(len(x))
+            return super().forward(x)
+
+    data = np.random.default_rng(0).integers(-1000, -900, (16, 16, planes)).astype(np.int16)
+    data[4:12, 4:12, 5:8] = 200
+    own = replace(WINDOW, spacing_mm=(None, 0.8, 0.8))
+    predictor = Predictor([Watched()], own, Sliding((1, 16, 16), batch_size=4), dimensions=2)
+    result = predictor.predict(Volume(data, np.diag([0.8, 0.8, thickness_mm, 1.0])))
+    np.testing.assert_array_equal(result.data, data > -500)
+    assert sum(seen) == planes
+
+
 def test_what_is_in_one_piece_comes_in_one_piece():
     volume = scan()
     pieces = in_one_piece((volume.data > -500).astype(np.uint8), [1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -12,10 +13,11 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from covidseg.core.errors import ConfigError
+from covidseg.imaging.resample import reorient
 from covidseg.imaging.volume import Volume
 from covidseg.inference.preprocessing import Preprocessing
-from covidseg.inference.restore import restore
-from covidseg.inference.sliding import Sliding
+from covidseg.inference.restore import restore, scan_planes
+from covidseg.inference.sliding import Slab, Sliding
 from covidseg.registry.cases import HU, Intensity
 
 CPU = torch.device("cpu")
@@ -90,13 +92,29 @@ def test_through_another_spacing_only_the_border_moves(spacing, orientation):
     assert dice > 0.97
 
 
+@pytest.mark.parametrize("orientation", ["RAS", "SPL"])
+def test_the_scans_own_planes_stay_as_they_are(orientation):
+    volume = scan((30, 28, 24), (0.7, 0.7, 3.3), orientation)
+    settings = replace(WINDOW, spacing_mm=(None, 1.4, 1.0))
+    prepared = settings.image(volume, HU)
+    spacing = np.linalg.norm(prepared.affine[:3, :3], axis=0)
+    np.testing.assert_allclose(spacing, (1.0, 1.4, 3.3))
+    assert prepared.image.shape == (24, 14, 21)
+    assert settings.label(volume.with_data(volume.data > -500)).shape == (24, 14, 21)
+    # Each plane comes from its own alone.
+    upright = reorient(volume, "LPS")
+    for plane in (0, 11, 23):
+        alone = Volume(upright.data[..., plane : plane + 1], upright.affine)
+        single = settings.image(alone, HU).image[0]
+        np.testing.assert_allclose(prepared.image[plane], single, atol=1e-5)
+
+
 def test_probabilities_are_interpolated_then_decided_worked_by_hand():
     """Two network planes of 2 mm with foreground 0 and 1; the scan's planes are 1 mm."""
     volume = Volume(np.zeros((1, 1, 4), np.int16), np.diag([-1.0, -1.0, 1.0, 1.0]))
     settings = Preprocessing(low=-1, high=1, mean=0, std=1, spacing_mm=(2.0, 1.0, 1.0))
     prepared = settings.image(volume, HU)
     assert prepared.image.shape == (2, 1, 1)
-    from covidseg.inference.sliding import Slab
 
     def planes(values):
         foreground = torch.tensor(values)[:, None, None]
@@ -105,6 +123,31 @@ def test_probabilities_are_interpolated_then_decided_worked_by_hand():
     # Scan planes lie at network coordinates -0.25, 0.25, 0.75, 1.25: 0, 0.22, 0.67, 0.89.
     slabs = [Slab(0, 1, planes([0.0])), Slab(1, 2, planes([0.89]))]
     assert restore(slabs, prepared).data.ravel().tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("network", "thickness", "nearest"),
+    [
+        ((2.0, 1.0, 1.0), 5.0, True),  # the scan's planes alone are far apart
+        ((4.0, 1.0, 1.0), 1.5, True),  # the network's alone
+        ((2.0, 1.0, 1.0), 3.0, False),
+        ((1.0, 1.0, 3.5), 4.0, False),  # the network's grid has another coarse axis
+    ],
+)
+def test_across_coarse_planes_the_nearest_is_taken(network, thickness, nearest):
+    """nnU-Net's determine_do_sep_z_and_axis: of the current spacing, else of the new one."""
+    volume = Volume(np.zeros((8, 8, 12), np.float32), np.diag([1.0, 1.0, thickness, 1.0]))
+    settings = Preprocessing(low=-1, high=1, mean=0, std=1, spacing_mm=network)
+    prepared = settings.image(volume, HU)
+    planes, *size = prepared.image.shape
+    numbers = torch.arange(planes, dtype=torch.float32)[:, None, None].expand(planes, *size)
+    slabs = [Slab(n, n + 1, numbers[None, n : n + 1]) for n in range(planes)]
+    found = torch.cat([slab.probabilities for slab in scan_planes(slabs, prepared)], dim=1)
+    values = found[0, :, 0, 0].numpy()
+    places = ((np.arange(12) + 0.5) * thickness / network[0] - 0.5).clip(0, planes - 1)
+    expected = np.floor(places + 0.5) if nearest else places
+    np.testing.assert_allclose(values, expected, atol=1e-4)
+    assert (np.abs(values - np.rint(values)) < 1e-4).all() == nearest
 
 
 def test_one_plane_and_one_column():

@@ -17,7 +17,7 @@ COVID_SHAPE = (62, 512, 512)
 
 
 def test_full_resolution_vector():
-    found = plan(COVID_SPACING, COVID_SHAPE, cases=199)
+    found = plan(COVID_SPACING, COVID_SHAPE, voxels=199 * math.prod(COVID_SHAPE))
     assert found.patch_size == (28, 256, 256)
     assert found.batch_size == 2
     assert found.strides == (
@@ -65,9 +65,16 @@ def test_isotropic_volume_is_pooled_alike_along_all_axes():
 
 def test_batch_covers_at_most_five_percent_of_the_voxels_but_is_two_at_least():
     unlimited = plan((0.742, 0.742), (128, 128))
-    limited = plan((0.742, 0.742), (128, 128), cases=200)
+    limited = plan((0.742, 0.742), (128, 128), voxels=200 * 128 * 128)
     assert limited.batch_size == 10 < unlimited.batch_size
-    assert plan((0.742, 0.742), (128, 128), cases=4).batch_size == 2
+    assert plan((0.742, 0.742), (128, 128), voxels=4 * 128 * 128).batch_size == 2
+
+
+def test_two_dimensions_learn_from_all_planes():
+    """nnU-Net's `approximate_n_voxels_dataset` is that of the volumes for its 2D plan too."""
+    voxels = 4 * math.prod(COVID_SHAPE)
+    assert plan(COVID_SPACING[1:], COVID_SHAPE[1:], voxels=voxels).batch_size == 12
+    assert plan(COVID_SPACING[1:], COVID_SHAPE[1:], voxels=voxels // 2).batch_size == 6
 
 
 @pytest.mark.parametrize(

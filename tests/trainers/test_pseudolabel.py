@@ -289,8 +289,10 @@ def test_teachers_that_do_not_fit(student, run, words, tmp_path):
     with pytest.raises(ConfigError, match="predicts left_lung, right_lung; expected infection"):
         main([*words, *out, "--teacher", str(run), "--grid.spacing_mm=[20,9,9]"])
     teacher = ["--teacher", str(student / "rounds" / "teacher1")]
-    with pytest.raises(ConfigError, match=r"teacher predicts at .* mm .*expected 3 × 2 × 2 mm"):
+    with pytest.raises(ConfigError, match=r"at each scan's own × .* mm .*expected 3 × 2 × 2 mm"):
         main([*words, *out, *teacher, "--resume", "--grid.spacing_mm=[3,2,2]"])
+    with pytest.raises(ConfigError, match=r"expected each scan's own × 2 × 2 mm"):
+        main([*words, *out, *teacher, "--resume", "--grid.spacing_mm=[null,2,2]"])
     with pytest.raises(ConfigError, match=r"--teacher is given, and method.name is cps"):
         main([*words, *out, *teacher, "--resume", "--method.name=cps"])
 

@@ -37,6 +37,7 @@ def test_a_run_says_what_it_was_made_of(run, hub):
     assert recipe.data.labels == ("left_lung", "right_lung")
     assert recipe.network.classes == 3
     assert recipe.grid.low < recipe.grid.mean < recipe.grid.high
+    assert recipe.grid.spacing_mm[0] is None
 
 
 def test_the_same_call_gives_the_same_weights(run, options, tmp_path):
