@@ -48,11 +48,11 @@ def new_method(recipe: PseudolabelRecipe, make_network: Callable[[int], nn.Modul
         Settings that cannot be.
     """
     recipe.method.check()
-    batch = recipe.patch.batch_size
-    if recipe.method.name == "bcp" and unlabelled_batch_size(recipe) != batch:
+    batch, beside = recipe.patch.batch_size, recipe.unlabelled.batch_size
+    if recipe.method.name == "bcp" and batch and beside and beside != batch:
         raise ConfigError(
             "method bcp mixes as many labelled as unlabelled patches: patch.batch_size is "
-            f"{batch}, unlabelled.batch_size {unlabelled_batch_size(recipe)}",
+            f"{batch}, unlabelled.batch_size {beside}",
             remedy="leave unlabelled.batch_size out, or set it to patch.batch_size",
         )
     config, loss = recipe.method, build_loss(recipe.loss)

@@ -185,6 +185,7 @@ def test_the_weights_an_encoder_began_with_may_be_gone(hub, options, tmp_path):
     words = [
         "--recipe", "task1-lung-2d", "--out", str(tmp_path / "run"), *options,
         "--network.family=smp", "--network.encoder=resnet18", "--network.features=null",
+        "--network.deep_supervision=false",
         f"--network.encoder_weights={weights}",
     ]  # fmt: skip
     main(words)
