@@ -89,18 +89,16 @@ class AugmentationConfig:
     mirror_axes: tuple[int, ...] = _ALL_AXES
     p_cutmix: float = 0.0
 
-    def check(self, dimensions: int) -> None:
-        """Raise ConfigError for what cannot be, in patches of so many axes."""
+    def check(self, dimensions: int, section: str = "augmentation") -> None:
+        """Raise ConfigError, naming ``section``, for what cannot be in patches of so many axes."""
         for name, value in vars(self).items():
             if name.startswith("p_") and not 0 <= value <= 1:
-                raise ConfigError(
-                    f"augmentation.{name} is {value}", expected="a probability, 0 to 1"
-                )
+                raise ConfigError(f"{section}.{name} is {value}", expected="a probability, 0 to 1")
         for name, least, most in _BOUNDS:
             low, high = getattr(self, name)
             if not (least <= low <= high <= most and math.isfinite(high)):
                 raise ConfigError(
-                    f"augmentation.{name} is {[low, high]}",
+                    f"{section}.{name} is {[low, high]}",
                     expected="two finite numbers, the lesser first"
                     + (", from 0 up" if least == 0 else ", above 0")
                     + (f", to {most:g}" if math.isfinite(most) else ""),
@@ -108,18 +106,18 @@ class AugmentationConfig:
         angle = self.rotation_degrees
         if angle is not None and not 0 <= angle < math.inf:
             raise ConfigError(
-                f"augmentation.rotation_degrees is {angle}", expected="0 or above, or null"
+                f"{section}.rotation_degrees is {angle}", expected="0 or above, or null"
             )
-        self._check_axes(dimensions)
+        self._check_axes(dimensions, section)
 
-    def _check_axes(self, dimensions: int) -> None:
+    def _check_axes(self, dimensions: int, section: str) -> None:
         axes = self.mirror_axes
         # The default stands for all axes that there are.
         if axes != _ALL_AXES and (
             not set(axes) <= set(range(dimensions)) or len(set(axes)) < len(axes)
         ):
             raise ConfigError(
-                f"augmentation.mirror_axes is {list(axes)}",
+                f"{section}.mirror_axes is {list(axes)}",
                 expected="each once, some of "
                 + ", ".join(map(str, range(dimensions)))
                 + f", in a patch of {dimensions} axes",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
@@ -51,6 +52,20 @@ class OptimConfig:
     schedule: Literal["poly", "cosine", "constant"] = "poly"
     power: float = 0.9
     warmup_steps: int = 0
+
+    def check(self) -> None:
+        """Raise ConfigError for numbers that cannot be."""
+        for name in ("weight_decay", "power", "warmup_steps"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"optim.{name} is {value}", expected="a number from zero up")
+        if not 0 < self.lr < math.inf:
+            raise ConfigError(f"optim.lr is {self.lr}", expected="a number above zero")
+        for name, values in (("momentum", (self.momentum,)), ("betas", self.betas)):
+            if not all(0 <= value < 1 for value in values):
+                raise ConfigError(
+                    f"optim.{name} is {getattr(self, name)}", expected="at least 0 and below 1"
+                )
 
 
 @dataclass(frozen=True)

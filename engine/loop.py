@@ -98,6 +98,7 @@ def train(
     """
     run_dir = Path(run_dir)
     recipe.train.check()
+    recipe.optim.check()
     accelerator = accelerator or start_processes(
         recipe.train.mixed_precision, recipe.train.processes
     )

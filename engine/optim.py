@@ -20,31 +20,29 @@ def build_optimizer(config: OptimConfig, groups: Sequence[dict[str, Any]]) -> to
     ConfigError
         Nothing is to be trained, or a number is out of range.
     """
+    config.check()
     groups = [{**group, "lr_scale": group.get("lr_scale", 1.0)} for group in groups]
     if not any(group["params"] for group in groups):
         raise ConfigError("the method has no parameters to train")
     # One fused kernel over all parameters instead of several a parameter; Apple's GPUs have none.
     devices = {p.device.type for group in groups for p in group["params"]}
     fused = devices <= {"cpu", "cuda"}
-    try:
-        if config.name == "sgd":
-            return torch.optim.SGD(
-                groups,
-                lr=config.lr,
-                momentum=config.momentum,
-                nesterov=config.momentum > 0,
-                weight_decay=config.weight_decay,
-                fused=fused,
-            )
-        return torch.optim.AdamW(
+    if config.name == "sgd":
+        return torch.optim.SGD(
             groups,
             lr=config.lr,
-            betas=config.betas,
+            momentum=config.momentum,
+            nesterov=config.momentum > 0,
             weight_decay=config.weight_decay,
             fused=fused,
         )
-    except ValueError as fault:
-        raise ConfigError(f"optim has an impossible value ({fault})") from fault
+    return torch.optim.AdamW(
+        groups,
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=fused,
+    )
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:

@@ -292,6 +292,7 @@ def _check(recipe: SegmentationRecipe) -> None:
     """Raise ConfigError for numbers that cannot be, before anything is measured or trained."""
     dimensions = recipe.network.dimensions
     recipe.train.check()
+    recipe.optim.check()
     recipe.loss.check()
     recipe.patch.check(dimensions)
     recipe.augmentation.check(dimensions)
@@ -304,14 +305,12 @@ def _check(recipe: SegmentationRecipe) -> None:
 
 
 def _refuse_undivided(size: Sequence[int], network: NetworkConfig) -> None:
-    """Raise ConfigError where a patch would not come back whole from stated strides."""
-    if network.family == "smp":
-        return  # which has no strides
+    """Raise ConfigError where a patch would not come back whole from the network."""
     divisor = network.divisor()
     if any(edge % step for edge, step in zip(size, divisor, strict=True)):
         whole = [math.ceil(edge / step) * step for edge, step in zip(size, divisor, strict=True)]
         raise ConfigError(
-            f"network.strides divide a patch of {list(size)} by {list(divisor)}, with a rest",
+            f"the network divides a patch of {list(size)} by {list(divisor)}, with a rest",
             expected=f"patch.size {whole}, say",
         )
 

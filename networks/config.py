@@ -191,7 +191,9 @@ class NetworkConfig:
     def divisor(self) -> tuple[int, ...]:
         """What each edge of an input must be a multiple of."""
         if self.family == "smp":
-            return (32,) * self.dimensions
+            from covidseg.networks.smp2d import smp_divisor
+
+            return smp_divisor(self)
         self.check()
         assert self.strides is not None
         product = [1] * self.dimensions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 import warnings
@@ -74,6 +75,15 @@ def build_smp(config: NetworkConfig) -> nn.Module:
         _load_encoder(network.get_submodule("encoder"), read_weights(local), local)
     _freeze_unused(network, config)
     return network
+
+
+def smp_divisor(config: NetworkConfig) -> tuple[int, int]:
+    """What each edge of an input must be a multiple of; errors as ``build_network``."""
+    network = build_smp(dataclasses.replace(config, encoder_weights=None))
+    if not network.requires_divisible_input_shape:
+        return (1, 1)
+    stride = int(network.get_submodule("encoder").output_stride)
+    return (stride, stride)
 
 
 def _local_weights(encoder_weights: str | None) -> Path | None:

@@ -21,7 +21,7 @@ from covidseg.pseudolabel.cross_supervision import CrossSupervision
 from covidseg.pseudolabel.mean_teacher import MeanTeacher
 from covidseg.pseudolabel.noisy_student import NoisyStudent, SupervisedStream
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
-from covidseg.pseudolabel.streams import unlabelled_batch_size, unlabelled_stream
+from covidseg.pseudolabel.streams import strong_part, unlabelled_batch_size, unlabelled_stream
 from covidseg.pseudolabel.uncertainty import UncertaintyAwareMeanTeacher
 from covidseg.pseudolabel.unimatch import UniMatch
 
@@ -48,6 +48,8 @@ def new_method(recipe: PseudolabelRecipe, make_network: Callable[[int], nn.Modul
         Settings that cannot be.
     """
     recipe.method.check()
+    if recipe.method.name == "unimatch":
+        strong_part(recipe.unlabelled.strong).check(recipe.network.dimensions, "unlabelled.strong")
     batch, beside = recipe.patch.batch_size, recipe.unlabelled.batch_size
     if recipe.method.name == "bcp" and batch and beside and beside != batch:
         raise ConfigError(

@@ -37,6 +37,8 @@ from covidseg.registry.dataset import (
 )
 from covidseg.registry.findings import Finding
 from covidseg.registry.tree import FEWEST_SLICES, Folder, Tree, is_dicom_name
+from covidseg.splits.identity import patient_of
+from covidseg.splits.records import CaseKey
 
 SOURCES_FILE = "test_sources.csv"
 
@@ -173,7 +175,7 @@ def _pool_series(tree: Tree, names: set[str]) -> list[Piece]:
     pieces = []
     for name, folders in series.items():
         whole = [f for f in folders if sum(map(is_dicom_name, f.files)) >= FEWEST_SLICES]
-        patient = re.sub(r"(?<=-\d{4})_\d+$", "", name)
+        patient = patient_of(CaseKey("covid1920", name))
         for number, folder in enumerate(whole or folders):
             if number:
                 name = next(n for k in count(1) if (n := f"{patient}_{k}") not in taken)

@@ -102,10 +102,25 @@ def test_groups_scale_the_rate():
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([2.0, 0.2])
 
 
-def test_impossible_optimisers_are_refused():
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": -1.0}, "optim.lr is -1"),
+        ({"lr": math.nan}, "optim.lr is nan"),
+        ({"momentum": 1.0}, "optim.momentum is 1"),
+        ({"betas": (0.9, 1.0)}, r"optim.betas is \(0.9, 1.0\)"),
+        ({"weight_decay": -1e-5}, "optim.weight_decay is"),
+        ({"warmup_steps": -5}, "optim.warmup_steps is -5"),
+        ({"power": -0.9}, "optim.power is -0.9"),
+    ],
+)
+def test_impossible_optimisers_are_refused(changes, message):
     parameter = nn.Parameter(torch.zeros(1))
-    with pytest.raises(ConfigError, match="impossible value"):
-        build_optimizer(OptimConfig(lr=-1), [{"params": [parameter]}])
+    with pytest.raises(ConfigError, match=message):
+        build_optimizer(OptimConfig(**changes), [{"params": [parameter]}])
+
+
+def test_nothing_to_train_is_refused():
     with pytest.raises(ConfigError, match="no parameters to train"):
         build_optimizer(OptimConfig(), [{"params": []}])
 

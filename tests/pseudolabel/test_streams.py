@@ -213,6 +213,14 @@ def test_impossible_numbers_are_refused(method, message):
         new_method(replace(RECIPE, method=method), lambda place: new_network(RECIPE, place))
 
 
+def test_impossible_strong_views_are_refused():
+    strong = StrongViewConfig(brightness=(1.5, 0.5))
+    recipe = with_method(RECIPE, "unimatch")
+    recipe = replace(recipe, unlabelled=replace(recipe.unlabelled, strong=strong))
+    with pytest.raises(ConfigError, match=r"unlabelled.strong.brightness is \[1.5, 0.5\]"):
+        new_method(recipe, lambda place: new_network(RECIPE, place))
+
+
 def test_bcp_needs_as_many_unlabelled_as_labelled_patches_before_the_first_step():
     recipe = with_method(RECIPE, "bcp")
     recipe = replace(recipe, unlabelled=replace(recipe.unlabelled, batch_size=8))
