@@ -153,8 +153,6 @@ def score(
     )
     write_scores(scores, out)
     journal.unlink(missing_ok=True)
-    if benchmark_csv is not None:
-        write_benchmark_csv(scores, benchmark_csv)
     typer.echo(summary_text(scores))
     typer.echo(f"{scores['case_id'].nunique()} cases, empty-mask policy {policy.value}: {out}")
     expected = expected_cases(task, part)
@@ -168,6 +166,10 @@ def score(
         typer.echo(f"{len(failed)} cases have no scores:", err=True)
         for row in failed.to_dict("records"):
             typer.echo(f"  {row['case_id']}: {row['status']}. {row['message']}", err=True)
+    if benchmark_csv is not None:
+        # Last, since not all scores fit that form: nothing that was found goes unsaid.
+        write_benchmark_csv(scores, benchmark_csv)
+    if len(failed):
         raise typer.Exit(1)
 
 

@@ -48,6 +48,9 @@ def atomic_file(final: str | os.PathLike[str]) -> Iterator[Path]:
         The disk is full or read-only, or the folder may not be written to.
     """
     final = Path(final)
+    if final.exists() and not (final.is_file() or final.is_dir()):
+        # A pipe or a device, which the rename would do away with.
+        raise StorageError("is no regular file", path=final, remedy="choose a file's name")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".part-", suffix="-" + final.name, dir=final.parent)

@@ -242,8 +242,9 @@ def tolerances_by_label(
     )
     if not set(names) <= set(given):
         raise ScoringError(
-            f"tolerances are given for {sorted(given)}",
-            expected=f"a tolerance for each label of {sorted(names)}",
+            f"NSD has no tolerance for {', '.join(sorted(set(names) - set(given)))}",
+            expected="a tolerance in mm for each label",
+            remedy="name one for each (on the command line --tolerance LABEL=MM)",
         )
     return {name: _ascending(given[name]) for name in names}
 

@@ -452,6 +452,7 @@ def _files_by_case(folder: Path, may_be_empty: bool = False) -> dict[str, Path]:
     if not folder.is_dir():
         raise LayoutError("no such folder", path=folder)
     files: dict[str, Path] = {}
+    paired = False
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not _MAP_FILE.search(path.name):
             continue
@@ -459,6 +460,7 @@ def _files_by_case(folder: Path, may_be_empty: bool = False) -> dict[str, Path]:
         if case in files and _is_scan(files[case]) != _is_scan(path):
             # A challenge's own folder: scan and annotation side by side.
             files[case] = path if _is_scan(files[case]) else files[case]
+            paired = True
             continue
         if case in files:
             raise ScoringError(
@@ -468,6 +470,9 @@ def _files_by_case(folder: Path, may_be_empty: bool = False) -> dict[str, Path]:
                 remedy="move one of them elsewhere",
             )
         files[case] = path
+    if paired:
+        # Where scans lie beside annotations, a scan alone is a case without its annotation.
+        files = {case: path for case, path in files.items() if not _is_scan(path)}
     if not files and not may_be_empty:
         raise LayoutError(
             "holds no label map", path=folder, expected="files ending in .nii.gz, .nii or .png"

@@ -120,22 +120,39 @@ def leaderboard_tables(scores: pd.DataFrame) -> list[Table]:
     for phantom, frame in scores.groupby("phantom"):
         check_scores(frame)
         for task, of_task in frame.groupby(frame["task"].map(base_task), sort=True):
+            of_task, unmeasured = _with_reference(of_task)
+            if of_task.empty:
+                continue
             of_variants, notes = with_variants(of_task)
-            tables.append(_table(str(task), of_variants, bool(phantom), notes))
+            tables.append(_table(str(task), of_variants, bool(phantom), notes + unmeasured))
     return tables
+
+
+def _with_reference(scores: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Scores without the cases that have no reference, which no method can be blamed for."""
+    without = scores["status"] == "missing_reference"
+    cases = sorted(scores.loc[without, "case_id"].unique())
+    if not cases:
+        return scores, []
+    shown = ", ".join(cases[:5]) + (f" and {len(cases) - 5} more" if len(cases) > 5 else "")
+    return scores[~without], [f"Left out, as they have no reference: {shown}."]
 
 
 def _table(task: str, scores: pd.DataFrame, phantom: bool, notes: list[str]) -> Table:
     # Completed file by file: folds of one driver are seeds to another, and no fold to a third.
     completed = [
         case_values(frame.drop(columns="origin"), metrics=_METRICS, missing="worst").assign(
-            variant=str(variant)
+            variant=str(variant), filtered=bool(filtered)
         )
-        for (variant, _, _), frame in scores.groupby(["variant", "filtered", "origin"])
+        for (variant, filtered, _), frame in scores.groupby(["variant", "filtered", "origin"])
     ]
     summaries = [
-        summarise_folds(of_variant.drop(columns="variant")).assign(variant=str(variant))
-        for variant, of_variant in pd.concat(completed, ignore_index=True).groupby("variant")
+        summarise_folds(of_variant.drop(columns=["variant", "filtered"])).assign(
+            variant=str(variant), filtered=bool(filtered)
+        )
+        for (variant, filtered), of_variant in pd.concat(completed, ignore_index=True).groupby(
+            ["variant", "filtered"]
+        )
     ]
     summary = pd.concat(summaries, ignore_index=True)
     means = summary[summary["fold"] == AVERAGE]
@@ -170,7 +187,7 @@ def _table(task: str, scores: pd.DataFrame, phantom: bool, notes: list[str]) -> 
         f"{PARTS.get(main, main)}. A case without a score counts as 0, where other "
         "scores of the same file have it; a method that lacks a label has no rank; folds (or "
         "seeds) that a method lacks count as nothing.",
-        policy_note(str(scores["policy"].iloc[0]), "worst", means),
+        policy_note(str(scores["policy"].iloc[0]), "worst", means[~means["filtered"]]),
         *notes,
     ]
     if phantom:
@@ -181,7 +198,7 @@ def _table(task: str, scores: pd.DataFrame, phantom: bool, notes: list[str]) -> 
         tuple(header),
         tuple(rows),
         tuple(text),
-        means.drop(columns="fold"),
+        means.drop(columns=["fold", "filtered"]),
         phantom,
         2,
     )

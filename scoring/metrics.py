@@ -16,6 +16,8 @@ from covidseg.core.errors import GeometryError, LabelError, ScoringError
 from covidseg.scoring.nsd import Overlap, compare_packed
 from covidseg.scoring.packing import memory_order, occupied_box, pack
 
+_ROUNDING = 1e-4  # what a label's value may be away from a whole number
+
 
 def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
     """Dice similarity coefficient, ``2 |P ∩ R| / (|P| + |R|)``.
@@ -249,11 +251,13 @@ def whole_numbers(array: np.ndarray, name: str) -> np.ndarray:
         ),
         None,
     )
-    labels = array.astype(kind) if kind is not None else array
-    if kind is None or not np.array_equal(labels, array):
-        fraction = array[array != np.rint(array)]
+    whole = np.rint(array)
+    # What a NIfTI header's slope makes of whole numbers is whole but for its rounding.
+    fraction = array[np.abs(array - whole) > _ROUNDING]
+    labels = whole.astype(kind) if kind is not None else array
+    if kind is None or fraction.size:
         raise LabelError(
-            f"the {name} holds fractions such as {fraction[0]:.4g}"
+            f"the {name} holds fractions such as {fraction[0]:.6g}"
             if fraction.size
             else f"the {name} holds values from {low:.4g} to {high:.4g}",
             expected="whole-numbered labels",

@@ -67,9 +67,10 @@ def box_plot(values: pd.DataFrame, metric: str, *, phantom: bool) -> Figure:
             if drawn.empty:
                 continue
             _box(axis, position, drawn["value"].to_numpy(), position)
-        axis.set_xticks(range(len(algorithms)), names)
-        if len(algorithms) > _NARROW:
-            axis.tick_params(axis="x", labelrotation=45)
+        turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        axis.set_xticks(
+            range(len(algorithms)), names, **(turned if len(algorithms) > _NARROW else {})
+        )
         axis.set_xlim(-0.6, len(algorithms) - 0.4)
         _score_axis(axis, metric, panel)
         axis.set_ylabel(_score_label(metric, panel) if number == 0 or metric == "nsd" else "")
@@ -122,7 +123,8 @@ def case_strips(values: pd.DataFrame, metric: str, *, phantom: bool) -> Figure:
     panels = _panels(values, metric)
     algorithms = sorted(values["algorithm"].unique())
     longest = max(panel["case_id"].nunique() for _, panel in panels)
-    figure = new_figure(max(6.0, 1.6 + 0.2 * longest), 0.6 + 3.4 * len(panels))
+    beside = 0.6 + 0.08 * max(map(len, algorithms))  # the legend, which would cover points
+    figure = new_figure(max(6.0, 1.6 + 0.2 * longest) + beside, 0.6 + 3.4 * len(panels))
     axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
     for axis, (title, panel) in zip(axes, panels, strict=True):
         finite = panel[np.isfinite(panel["value"])]
@@ -166,7 +168,7 @@ def case_strips(values: pd.DataFrame, metric: str, *, phantom: bool) -> Figure:
         axis.set_ylabel(_score_label(metric, panel))
         _score_axis(axis, metric, panel)
         axis.set_title(title)
-        axis.legend(loc="lower right", frameon=True, fontsize=8)
+        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
     axes[-1].set_xlabel("Case, in the order of its mean score")
     _finish(figure, values, phantom)
     return figure
@@ -358,9 +360,9 @@ def shown_name(name: str) -> str:
 
 
 def _wrapped(name: str) -> str:
-    """A method's name in lines that fit beneath a box."""
-    name = shown_name(name)
-    return "\n".join(textwrap.wrap(name, 14, break_long_words=False)) or name
+    """A method's name in lines that fit beneath a box, broken after underscores too."""
+    lines = textwrap.wrap(name.replace("_", "_ "), 14)
+    return shown_name("\n".join(line.replace("_ ", "_") for line in lines) or name)
 
 
 def _finish(figure: Figure, values: pd.DataFrame, phantom: bool) -> None:

@@ -76,6 +76,7 @@ def read_challenge(
         )
     algorithms = tuple(sorted(rows["algorithm"].unique()))
     rows["name"] = _task_names(rows)
+    _refuse_two_scales(rows)
     if rows["fold"].nunique() > 1:
         notes.append(
             "Cases were scored in several folds: a case's value is the mean over an algorithm's "
@@ -122,6 +123,24 @@ def _meet(rows: pd.DataFrame, algorithms: Sequence[str]) -> list[str]:
         if lacking:
             notes.append(f"{name}: no scores at all of {', '.join(lacking)}.")
     return notes
+
+
+def _refuse_two_scales(rows: pd.DataFrame) -> None:
+    """Raise ScoringError where one algorithm's overlaps are in percent and another's are not."""
+    for name, part in rows[rows["name"].map(_is_overlap)].groupby("name", sort=False):
+        greatest = part.groupby("algorithm")["value"].max()
+        percent, shares = greatest[greatest > 1.001], greatest[(greatest > 0) & (greatest <= 1.001)]
+        if len(percent) and len(shares):
+            raise ScoringError(
+                f"{name} goes up to {percent.iloc[0]:g} for {percent.index[0]} and to "
+                f"{shares.iloc[0]:g} for {shares.index[0]}",
+                expected="one scale for all algorithms",
+                remedy="divide percentages by 100",
+            )
+
+
+def _is_overlap(task: str) -> bool:
+    return re.search(r"(?<![a-z])(?:dsc|dice|nsd)(?![a-z])", task.lower()) is not None
 
 
 def _is_plain(path: Path) -> bool:
@@ -351,8 +370,7 @@ def _worst(name: str, values: pd.Series) -> float:
 
     Never 0 for the latter: that would be a perfect NAVE.
     """
-    overlap = re.search(r"(?<![a-z])(?:dsc|dice|nsd)(?![a-z])", name.lower()) is not None
-    return 0.0 if overlap and not (values < 0).any() else -np.inf
+    return 0.0 if _is_overlap(name) and not (values < 0).any() else -np.inf
 
 
 def _refuse_twice(rows: pd.DataFrame) -> None:

@@ -70,10 +70,15 @@ def write_ranking_report(
         table = table.assign(phantom=str(ranking.challenge.phantom).lower())
         with atomic_file(out / name) as path:
             table.to_csv(path, index=False, lineterminator="\n")
-    summary = _summary(ranking, bootstraps, sources)
+    figures = ranking_figures(ranking, bootstraps)
+    before = _figures_before(out)
+    names = [figure.name for figure in figures]
+    summary = {**_summary(ranking, bootstraps, sources), "figures": names}
     with atomic_file(out / "ranking.json") as path:
         path.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    figures = ranking_figures(ranking, bootstraps)
+    for name in before.difference(names):
+        for ending in ("png", "svg"):
+            (out / "figures" / f"{name}.{ending}").unlink(missing_ok=True)
     drawn = []
     for figure in progress_bar(
         figures, desc="figures", unit="figure", disable=not progress, dynamic_ncols=True
@@ -82,6 +87,15 @@ def write_ranking_report(
     with atomic_file(out / "report.html") as path:
         path.write_text(_html(ranking, bootstraps, summary, drawn), encoding="utf-8")
     return out / "report.html"
+
+
+def _figures_before(out: Path) -> set[str]:
+    """Names of the figures of the report that ``out`` holds already."""
+    try:
+        named = json.loads((out / "ranking.json").read_text(encoding="utf-8"))["figures"]
+        return {name for name in named if isinstance(name, str) and Path(name).name == name}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def ranking_table(ranking: Ranking, bootstraps: Bootstraps) -> pd.DataFrame:

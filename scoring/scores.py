@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from covidseg.core.errors import ScoringError, UnreadableFileError
 from covidseg.core.files import atomic_file
 from covidseg.scoring.case import CaseScores
-from covidseg.scoring.policy import BOTH_EMPTY, EMPTY_STATUSES, OK
+from covidseg.scoring.policy import BOTH_EMPTY, EMPTY_STATUSES, OK, POLICIES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +52,8 @@ BENCHMARK_COLUMNS: Mapping[str, tuple[str, str, float]] = {
     "right_lung": ("R-lungDSC", "R-lung-1mm", 1.0),
     "infection": ("LesionDSC", "LesionNSD-3mm", 3.0),
 }
+_ROUNDING = 1e-9  # what other programs' shares may exceed 1 by
+_AS_BENCHMARK = POLICIES["surface-distance"]  # the package that its evaluation calls
 _BENCHMARK_TARGETS = {1: "infection", 2: "lung", 3: "union"}
 
 
@@ -154,14 +156,15 @@ def read_scores(
     UnreadableFileError
         A file is absent or is not a CSV file.
     ScoringError
-        A file has other columns, or a value that is no number where one must be.
+        A file has other columns, a value that is no number where one must be, or an overlap
+        outside 0 to 1.
     """
     import pandas as pd
 
     several = [paths] if isinstance(paths, str | PathLike) else list(paths)
     if not several:
         raise ScoringError("no file of scores was named", remedy="name at least one CSV file")
-    frames = [_read(Path(path), task, algorithm) for path in several]
+    frames = [_in_range(_read(Path(path), task, algorithm), Path(path)) for path in several]
     return _typed(pd.concat(frames, ignore_index=True)) if len(frames) > 1 else frames[0]
 
 
@@ -169,7 +172,8 @@ def write_benchmark_csv(frame: pd.DataFrame, path: str | PathLike[str]) -> None:
     """Write scores in the form of the benchmark's evaluation: one row a case, columns by label.
 
     A case that could not be scored has no row: with empty values it would be read as one whose
-    masks are both empty.
+    masks are both empty. Where a mask is empty the values are those of that evaluation
+    (``surface-distance``), whatever policy the scores were made with: the form cannot name one.
 
     Raises
     ------
@@ -203,7 +207,12 @@ def write_benchmark_csv(frame: pd.DataFrame, path: str | PathLike[str]) -> None:
                 f"{label} was not scored at {tolerance:g} mm",
                 remedy=f"score with --tolerance {label}={tolerance:g}",
             )
-        wide[dsc], wide[nsd] = rows["dsc"], rows[nsd_column(tolerance)]
+        for column, metric, source in ((dsc, "dsc", "dsc"), (nsd, "nsd", nsd_column(tolerance))):
+            values = [
+                _AS_BENCHMARK.value(metric, status, value)
+                for status, value in zip(rows["status"], rows[source], strict=True)
+            ]
+            wide[column] = pd.Series(values, index=rows.index)
     table = pd.DataFrame(wide).sort_index()
     table.insert(0, "Name", [f"{case}.nii.gz" for case in table.index])
     with atomic_file(path) as temporary:
@@ -253,6 +262,21 @@ def _read(path: Path, task: str | None, algorithm: str | None) -> pd.DataFrame:
         raise ScoringError(f"holds a value of another kind ({fault})", path=path) from fault
 
 
+def _in_range(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The frame; ScoringError where an overlap is no share, such as one in percent."""
+    for name in ("dsc", *map(nsd_column, nsd_tolerances(frame.columns))):
+        wrong = (frame[name] < 0) | (frame[name] > 1 + _ROUNDING)
+        if wrong.any():
+            row = frame[wrong].iloc[0]
+            raise ScoringError(
+                f"{name} of {row['case_id']} ({row['label']}) is {row[name]:g}",
+                path=path,
+                expected="a share, 0 to 1",
+                remedy="divide percentages by 100" if row[name] > 1 else None,
+            )
+    return frame
+
+
 def _from_benchmark(
     raw: pd.DataFrame, path: Path, task: str | None, algorithm: str | None
 ) -> pd.DataFrame:
@@ -285,7 +309,7 @@ def _from_benchmark(
                     "dsc": entry[dsc],
                     nsd_column(tolerance): entry[nsd],
                     "status": OK if entry[dsc].lower() not in ("", "nan") else BOTH_EMPTY,
-                    "policy": "surface-distance",
+                    "policy": _AS_BENCHMARK.name,
                     "phantom": False,
                 }
             )

@@ -191,6 +191,6 @@ _LATEX = {
 
 
 def _latex(text: str) -> str:
-    # A cell that opens with a bracket would be read as the optional argument of the line above.
+    # A cell that opens with a bracket, or a star, would be read as an argument of the line above.
     escaped = "".join(_LATEX.get(character, character) for character in text)
-    return "{" + escaped + "}" if escaped.startswith("[") else escaped
+    return "{" + escaped + "}" if escaped.startswith(("[", "*")) else escaped

@@ -83,8 +83,8 @@ def benchmark_tables(
     summaries = [
         summarise_folds(
             case_values(of_variant, metrics=_METRICS, missing=missing), bootstrap
-        ).assign(variant=str(variant))
-        for (variant, _), of_variant in scores.groupby(["variant", "filtered"], sort=True)
+        ).assign(variant=str(variant), filtered=bool(filtered))
+        for (variant, filtered), of_variant in scores.groupby(["variant", "filtered"], sort=True)
     ]
     summary = pd.concat(summaries, ignore_index=True)
     tables = []
@@ -93,7 +93,7 @@ def benchmark_tables(
         notes = [
             *_reading_notes(str(task), of_task, bootstrap, repetition.lower()),
             *variant_notes,
-            policy_note(policy, missing, of_task[of_task["fold"] == AVERAGE]),
+            policy_note(policy, missing, _counted_once(of_task)),
             *_published_notes(theirs, phantom),
         ]
         columns = _columns(of_task)
@@ -112,6 +112,11 @@ def benchmark_tables(
             )
         )
     return tables
+
+
+def _counted_once(summary: pd.DataFrame) -> pd.DataFrame:
+    """The averages without those of official scores that are filtered, and stand there twice."""
+    return summary[(summary["fold"] == AVERAGE) & ~summary["filtered"]]
 
 
 # A column: part, dataset, label, metric. The metric "n" counts; of all labels if ``label`` is "".

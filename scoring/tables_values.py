@@ -90,6 +90,13 @@ def check_scores(scores: pd.DataFrame) -> None:
         )
     if scores.empty:
         raise ScoringError("there are no scores", remedy="check what the scorer wrote")
+    if (scores["task"].astype(str) == "").any():
+        raise ScoringError(
+            "the scores name no task",
+            expected="a task in every row: it says which NSD counts and what is published",
+            remedy="score again with --task (task1-union, task2-lung, covid1920, ...), or fill in "
+            "the column task",
+        )
     for task in scores["task"].unique():
         target_labels(str(task))
     fold_names(scores["fold"])
@@ -169,7 +176,12 @@ def case_values(
     if missing == "worst" and unfair.any():
         raise ScoringError(
             "cases have no reference: "
-            + _listed(_where(row) for row in frame[unfair].to_dict("records")),
+            + _listed(
+                _where(row)
+                for row in frame[unfair]
+                .drop_duplicates(["algorithm", "fold", "part", "case_id"])
+                .to_dict("records")
+            ),
             expected="a reference for every case that is to count as the worst",
             remedy="score again with the references, or use --missing remove",
         )

@@ -79,6 +79,14 @@ class SignedRankTests:
             raise ScoringError(
                 f"weights of shape {weights.shape}", expected=f"(samples, {self.cases})"
             )
+        # Features of all samples at once would grow with the square of the cases.
+        step = max(1, 2 * _CHUNK_ENTRIES // max(1, self.cases * (self.cases + 1)))
+        result = np.empty((len(weights), 2 * self.pairs))
+        for start in range(0, len(weights), step):
+            result[start : start + step] = self._p_values(weights[start : start + step])
+        return result
+
+    def _p_values(self, weights: np.ndarray) -> np.ndarray:
         features = self._features(weights)
         repeated = weights.astype(np.float64) ** 3 - weights
         any_repeated = bool(repeated.any())

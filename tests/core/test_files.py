@@ -46,6 +46,13 @@ def test_a_full_disk_is_named_with_a_remedy(tmp_path):
     assert leftovers(tmp_path) == []
 
 
+def test_a_pipe_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StorageError, match="no regular file"), atomic_file(tmp_path / "pipe"):
+        pass
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
 def test_other_operating_system_faults_are_not_disguised(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "x"):
         (tmp_path / "absent").read_bytes()

@@ -201,7 +201,7 @@ def bad(error, words, **change):
         bad(ScoringError, "tolerance is -1", tolerances_mm=-1),
         bad(ScoringError, "tolerance is nan", tolerances_mm=[1, math.nan]),
         bad(ScoringError, "tolerance is 'x'", tolerances_mm=dict.fromkeys(UNION.values(), "x")),
-        bad(ScoringError, "a tolerance for each", tolerances_mm={"left_lung": 1}),
+        bad(ScoringError, "no tolerance for infection", tolerances_mm={"left_lung": 1}),
         bad(ConfigError, "reference-only", policy="zero"),
     ],
 )  # fmt: skip

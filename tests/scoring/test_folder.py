@@ -223,7 +223,7 @@ def test_what_the_task_decides():
         ({"task": "task1-lung", "part": "exam"}, ConfigError, "no part 'exam'"),
         ({"task": "task1-union", "part": "test_mosmed"}, ConfigError, "--reference-labels"),
         ({"task": "task1-lung", "tolerances_mm": {"heart": 1}}, ScoringError, "not scored"),
-        ({"task": None, "labels": {1: "heart"}}, ScoringError, "a tolerance for each"),
+        ({"task": None, "labels": {1: "heart"}}, ScoringError, "no tolerance for heart"),
         ({"task": "task1-lung", "tolerances_mm": -1}, ScoringError, "tolerance is -1"),
     ],
 )
@@ -253,6 +253,30 @@ def test_scans_beside_their_annotations_are_no_annotations(folders):
         save(references / f"case_{number}_ct.nii.gz", label_map(number + 20))
     beside = score_folder(*folders, task="task1-union", workers=1, progress=False)
     pd.testing.assert_frame_equal(plain, beside)
+
+
+def test_a_scan_among_annotations_is_a_case_without_its_annotation(folders):
+    references = folders[1]
+    for number in range(4):
+        save(references / f"case_{number}_ct.nii.gz", label_map(number + 20))
+    (references / "case_3_seg.nii.gz").unlink()
+    scores = score_folder(*folders, task="task1-union", workers=1, progress=False)
+    assert set(scores.loc[scores["case_id"] == "case_3", "status"]) == {"missing_reference"}
+    # Where nothing but scans is named, they are label maps that are called after their scans.
+    for number in range(3):
+        (references / f"case_{number}_seg.nii.gz").unlink()
+    scores = score_folder(*folders, task="task1-union", workers=1, progress=False)
+    assert set(scores["status"]) == {"ok"}
+
+
+def test_labels_that_a_slope_has_rounded_are_whole(folders):
+    labels = label_map(0).astype(np.float64)
+    image = nib.Nifti1Image(labels, AFFINE)
+    image.set_data_dtype(np.int32)  # nibabel finds a slope of about 1e-9
+    nib.save(image, folders[0] / "case_0.nii.gz")
+    save(folders[1] / "case_0_seg.nii.gz", label_map(0))
+    scores = score_folder(*folders, task="task1-union", workers=1, progress=False)
+    assert (scores.loc[scores["case_id"] == "case_0", "dsc"] == 1).all()
 
 
 def test_names_that_have_nothing_in_common(folders, tmp_path):
@@ -296,6 +320,19 @@ def test_the_command(folders, tmp_path, capsys):
     # Given twice, a label has both tolerances.
     assert command(*folders, *options, "--tolerance", "infection=1", "--tolerance", "infection=3")
     assert {"nsd_1mm", "nsd_3mm"} <= set(read_scores(out).columns)
+    capsys.readouterr()
+
+    # What does not fit the benchmark's form is said after all that was found.
+    wide.unlink()
+    one = ["--labels", "1=left_lung,2=right_lung,3=infection", *options[2:]]
+    tolerances = [word for name in ("left_lung", "right_lung", "infection")
+                  for word in ("--tolerance", f"{name}=2")]  # fmt: skip
+    assert command(*folders, *one, *tolerances) == 2
+    printed = capsys.readouterr()
+    assert "case_0: missing_prediction" in printed.err
+    assert "left_lung=1" in printed.err
+    assert not wide.exists()
+
     capsys.readouterr()
     assert command(*folders, *options[:-1], out) == 2
     assert "both --out and --benchmark-csv" in capsys.readouterr().err

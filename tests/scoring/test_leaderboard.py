@@ -198,6 +198,15 @@ def test_a_method_that_lacks_a_label_has_no_rank_and_equals_share_one(tmp_path):
     assert own == [("1", "both"), ("1", "the same"), ("", "easy alone")]
 
 
+def test_a_case_without_a_reference_is_left_out_and_said(tmp_path):
+    frame = rows("mine", [0.9, 0.8, math.nan])
+    frame.loc[2, ["status", "nsd_3mm"]] = ["missing_reference", math.nan]
+    write_scores(frame, make(tmp_path / "one") / "scores.csv")
+    [table] = leaderboard_tables(read_runs(find_scores([tmp_path])))
+    assert table.rows[0].cells[3].startswith("85.0")
+    assert any("have no reference: c." in note for note in table.notes)
+
+
 def test_a_link_to_a_run_is_that_run(tmp_path):
     write_scores(rows("a", [0.5, 0.5, 0.5]), make(tmp_path / "runs/one") / "scores.csv")
     (tmp_path / "runs/latest").symlink_to(tmp_path / "runs/one")

@@ -1,5 +1,6 @@
 """Figures: what is drawn, what they say, and the files."""
 
+import itertools
 import sys
 import xml.etree.ElementTree as ElementTree
 
@@ -115,6 +116,26 @@ def test_names_with_signs_of_formulas_and_of_hidden_lines():
         forest_plot(summary, "dsc", confidence=0.95, phantom=True),
     ):
         drawn.canvas.draw()
+
+
+def test_long_names_without_spaces_fit_beneath_a_box():
+    names = [f"nnUNetTrainer__nnUNetPlans__{size}_fullres" for size in ("2d", "3d", "3d_cascade")]
+    values = case_values(scores(names))
+    for draw in (box_plot, paired_lines):
+        figure = draw(values, "dsc", phantom=False)
+        figure.canvas.draw()
+        for axis in figure.axes:
+            labels = axis.get_xticklabels()
+            assert [label.get_text().replace("\n", "") for label in labels] == sorted(names)
+            boxes = [label.get_window_extent() for label in labels]
+            assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+
+
+def test_the_legend_of_strips_hides_no_point():
+    figure = case_strips(case_values(scores("abcdef")), "dsc", phantom=False)
+    figure.canvas.draw()
+    for axis in figure.axes:
+        assert axis.get_legend().get_window_extent().x0 >= axis.get_window_extent().x1
 
 
 def test_strips_order_cases_by_their_mean():

@@ -94,6 +94,14 @@ def test_overlaps_below_zero_are_no_overlaps(tmp_path):
     assert read_challenge([file]).tasks[0].worst == -np.inf
 
 
+def test_percentages_do_not_meet_shares(tmp_path):
+    file = plain(tmp_path / "s.csv", ["DSC,A,1,.9", "DSC,A,2,.8", "DSC,B,1,31", "DSC,B,2,40"])
+    with pytest.raises(ScoringError, match=r"DSC goes up to 40 for B and to 0\.9 for A.*by 100"):
+        read_challenge([file])
+    plain(file, ["DSC,A,1,90", "DSC,A,2,80", "DSC,B,1,31", "DSC,B,2,40", "DSC,C,1,0", "DSC,C,2,0"])
+    assert read_challenge([file]).tasks[0].values[0].tolist() == [90, 80]
+
+
 def test_metrics_and_parts_of_score_files_become_tasks(tmp_path):
     rows = four() + four(part="test_unseen")
     challenge = read_challenge(

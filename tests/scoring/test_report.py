@@ -146,6 +146,18 @@ def test_the_same_input_gives_the_same_bytes(written, tmp_path):
     assert (tmp_path / "ranking.json").read_bytes() == (page.parent / "ranking.json").read_bytes()
 
 
+def test_figures_of_an_earlier_report_do_not_stay(tmp_path):
+    ranking, samples = small()
+    write_ranking_report(ranking, samples, tmp_path, progress=False)
+    (tmp_path / "figures" / "of my own.png").write_bytes(b"")
+    alone = rank_challenge(Challenge(ranking.challenge.tasks[:1], phantom=True))
+    fewer = bootstrap_ranking(alone, samples=5, progress=False)
+    write_ranking_report(alone, fewer, tmp_path, progress=False)
+    summary = json.loads((tmp_path / "ranking.json").read_text())
+    stems = {path.stem for path in (tmp_path / "figures").iterdir()}
+    assert stems == {*summary["figures"], "of my own"}
+
+
 def test_means_are_over_cases_with_a_value():
     ranking, samples = small()
     table = task_table(ranking, samples)

@@ -127,6 +127,17 @@ def test_other_columns(tmp_path, text, words):
         read_scores(tmp_path / "a.csv")
 
 
+@pytest.mark.parametrize("value", ["31.5", "1.001", "-0.1"])
+def test_overlaps_are_shares(tmp_path, value):
+    path = tmp_path / "percent.csv"
+    path.write_text(f"Name,LesionDSC,LesionNSD-3mm\na.nii.gz,{value},0.6\n")
+    with pytest.raises(ScoringError, match=r"dsc of a \(infection\) is .* a share, 0 to 1"):
+        read_scores(path)
+    path.write_text(f"Name,LesionDSC,LesionNSD-3mm\na.nii.gz,0.6,{value}\n")
+    with pytest.raises(ScoringError, match="nsd_3mm of a"):
+        read_scores(path)
+
+
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(UnreadableFileError, match="no such file"):
         read_scores(tmp_path / "none.csv")
@@ -151,6 +162,20 @@ def test_the_benchmarks_form_refuses_what_it_cannot_say(tmp_path):
     write_benchmark_csv(scores, tmp_path / "b.csv")
     # Read again, empty values would be two empty masks, not a case that failed.
     assert "x.nii.gz" not in (tmp_path / "b.csv").read_text()
+
+
+@pytest.mark.parametrize("policy", ["undefined", "agreement", "reference-only"])
+def test_the_benchmarks_form_has_its_own_values_for_empty_masks(tmp_path, policy):
+    empty = np.zeros((4, 4, 4), np.uint8)
+    full = np.ones_like(empty)
+    rows = []
+    for case, pair in {"both": (empty, empty), "p": (empty, full), "r": (full, empty)}.items():
+        scores = score_case(*pair, {1: "infection"}, (1, 1, 1), 3, policy=policy)
+        rows += rows_of(scores, {**IDENTITY, "case_id": case})
+    write_benchmark_csv(frame_of(rows), tmp_path / "b.csv")
+    assert (tmp_path / "b.csv").read_text().splitlines()[1:] == [
+        "both.nii.gz,,", "p.nii.gz,0.0,0.0", "r.nii.gz,0.0,0.0"
+    ]  # fmt: skip
 
 
 def test_writing_needs_every_column(tmp_path):

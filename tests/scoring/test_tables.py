@@ -331,6 +331,7 @@ def test_counts_differ_by_metric_only_where_they_must():
         (two_folds(nsd_3mm=np.nan), ScoringError, "nsd_3mm of infection was not scored"),
         (two_folds().drop(columns="nsd_3mm"), ScoringError, "nsd_3mm of infection was not scored"),
         (two_folds(dsc=-0.1), ScoringError, "dsc is negative"),
+        (two_folds(task=""), ScoringError, "name no task.*--task"),
         (two_folds(fold="first"), ScoringError, "'first' is not a number"),
     ],
 )
@@ -384,6 +385,15 @@ def test_patient_clean_average_stands_beneath_the_official_one():
     assert any("without the test cases whose patient" in note for note in table.notes)
     numbers = table.numbers[table.numbers["variant"] == "patient-clean"]
     assert set(numbers.loc[numbers["fold"] == "2", "n"]) == {14}
+
+
+def test_what_is_missing_is_counted_once_beside_a_patient_clean_average():
+    scores = official("task1-infection", ("A",))
+    first = scores.index[(scores["case_id"] == scores["case_id"].iloc[0])][0]
+    scores.loc[first, ["dsc", "nsd_3mm", "status"]] = [np.nan, np.nan, "missing_prediction"]
+    (table,) = benchmark_tables(scores, missing="remove", bootstrap=None)
+    assert any("patient-clean" in row.cells[1] for row in table.rows)
+    assert any("Missing: 2 values, in no mean" in note for note in table.notes)
 
 
 def test_a_model_trained_on_the_clean_split_takes_the_place():
@@ -450,8 +460,10 @@ def test_latex_is_balanced_and_escaped():
         assert text.count(f"\\begin{{{begin}}}") == text.count(f"\\end{{{begin}}}")
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
     assert not re.search(r"[±–†]", text)
-    # A bracket at the head of a line would be taken for an optional argument.
-    assert not re.search(r"^\s*\[", text, re.MULTILINE)
+    # A bracket or a star at the head of a line would be taken for an argument of the one above.
+    assert not re.search(r"^\s*[\[*]", text, re.MULTILINE)
+    starred = covid1920_tables(challenge(algorithm="*ours"), published=False)[0].latex()
+    assert "{*ours}" in starred
     rules = [int(n) for n in re.findall(r"\\cmidrule\(lr\)\{\d+-(\d+)\}", text)]
     assert max(rules) <= len(table.header)
 
