@@ -1,20 +1,25 @@
 # Every target builds what it needs; `make help` lists them. Overridable on the command line:
 #   PYTHON  the interpreter that .venv is built from     DATA  folder of raw downloads (else phantoms)
+#   SIZE    of the phantoms: tiny, small, full
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.built
 DATA   ?=
 SIZE   ?= small
-HUB    ?= data/hub$(if $(DATA),,-phantom)
-ROOT   := $(if $(DATA),$(DATA),data/phantom)
+# What is of phantoms says so in its folder's name, and of which size where it is not the usual one.
+SIZED  := $(if $(filter small,$(SIZE)),,-$(SIZE))
+OF     := $(if $(DATA),,-phantom$(SIZED))
+DRAWN  := data/phantom$(SIZED)
+ROOT   := $(if $(DATA),$(DATA),$(DRAWN))
+HUB    ?= data/hub$(OF)
 
 .DEFAULT_GOAL := help
 .PHONY: task3-transfer covid1920 compare-semi compare-semiseg hub-covid1920 hub-semiseg task2-generalize semiseg semiseg-pseudolabel task1-fewshot kshot help setup lint test test-fast phantom check hub clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## build .venv from the package index (a second call costs nothing)
 
@@ -24,21 +29,21 @@ $(STAMP): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(STAMP)
 
-SEMISEG_HUB := data/hub-semiseg$(if $(DATA),,-phantom)
+SEMISEG_HUB := data/hub-semiseg$(OF)
 semiseg: $(STAMP) hub-semiseg ## COVID-SemiSeg: five folds inside the 50 slices, then a model of all (DATA= PROFILE=cpu|cpu-bf16|gpu)
 	$(BIN)/python trainers/semiseg.py --profile $(PROFILE) --hub $(SEMISEG_HUB) \
-		--out runs/semiseg$(if $(DATA),,-phantom)
+		--out runs/semiseg$(OF)
 
 semiseg-pseudolabel: semiseg ## COVID-SemiSeg: what the 1,600 unlabelled slices add (DATA= PROFILE=cpu|cpu-bf16|gpu)
 	$(BIN)/python trainers/semiseg_pseudolabel.py --profile $(PROFILE) --hub $(SEMISEG_HUB) \
-		--teachers runs/semiseg$(if $(DATA),,-phantom) --out runs/semiseg-pseudolabel$(if $(DATA),,-phantom)
+		--teachers runs/semiseg$(OF) --out runs/semiseg-pseudolabel$(OF)
 
 compare-semiseg: $(STAMP) hub-semiseg ## every semi-supervised method on COVID-SemiSeg, equal steps (DATA= PROFILE= SEEDS=)
 	$(BIN)/python trainers/compare_semiseg.py --profile $(PROFILE) --seeds $(SEEDS) --hub $(SEMISEG_HUB) \
-		--out runs/compare-semiseg$(if $(DATA),,-phantom)
+		--out runs/compare-semiseg$(OF)
 
 hub-semiseg: $(STAMP)
-	$(if $(DATA),,$(BIN)/covidseg phantom --out data/phantom --size small --datasets semiseg,covid-ct-seg)
+	$(if $(DATA),,$(BIN)/covidseg phantom --out $(DRAWN) --size $(SIZE) --datasets semiseg,covid-ct-seg)
 	$(BIN)/covidseg build $(ROOT) --out $(SEMISEG_HUB) --datasets semiseg
 
 semiseg semiseg-pseudolabel compare-semiseg: PROFILE = auto
@@ -51,15 +56,15 @@ SEEDS ?= 0 1 2
 POOL  ?= []
 covid1920: $(STAMP) hub-covid1920 ## COVID-19-20: folds, pseudo-labels, students, seen and unseen test (DATA= PROFILE= FOLDS= POOL=)
 	$(LAUNCH) trainers/covid1920.py --profile $(PROFILE) --folds $(FOLDS) --unlabelled.also '$(POOL)' \
-		--hub $(COVID1920_HUB) --out runs/covid1920$(if $(DATA),,-phantom)
+		--hub $(COVID1920_HUB) --out runs/covid1920$(OF)
 
 compare-semi: $(STAMP) hub-covid1920 ## every semi-supervised method, same labels, pool and steps (DATA= PROFILE= SEEDS= POOL=)
 	$(BIN)/python trainers/compare_semi.py --profile $(PROFILE) --seeds $(SEEDS) --unlabelled.also '$(POOL)' \
-		--hub $(COVID1920_HUB) --out runs/compare-semi$(if $(DATA),,-phantom)
+		--hub $(COVID1920_HUB) --out runs/compare-semi$(OF)
 
-COVID1920_HUB := data/hub-covid1920$(if $(DATA),,-phantom)
+COVID1920_HUB := data/hub-covid1920$(OF)
 hub-covid1920: $(STAMP)
-	$(if $(DATA),,$(BIN)/covidseg phantom --out data/phantom --size small --datasets covid1920,mosmed)
+	$(if $(DATA),,$(BIN)/covidseg phantom --out $(DRAWN) --size $(SIZE) --datasets covid1920,mosmed)
 	$(BIN)/covidseg build $(ROOT) --out $(COVID1920_HUB) --datasets covid1920,mosmed
 
 # Type checkers do not read package_dir; these links show them the rooms as covidseg.<room>.
@@ -69,37 +74,37 @@ PROFILE    ?= $(if $(DATA),full,demo)
 SUBTASKS   ?= lung infection
 SUBTASK    ?= infection
 DIMENSIONS ?= $(if $(filter demo,$(PROFILE)),2d,3d 2d)
-RUNS       ?= runs/task1$(if $(DATA),,-phantom)
+RUNS       ?= runs/task1$(OF)
 LAUNCH     ?= $(BIN)/python
 task1-fewshot: $(STAMP) ## train, predict, score and print Task 1 (DATA= PROFILE=demo|full)
-	$(if $(DATA),,$(BIN)/covidseg phantom --out data/phantom --size small --datasets covid-ct-seg,mosmed)
+	$(if $(DATA),,$(BIN)/covidseg phantom --out $(DRAWN) --size $(SIZE) --datasets covid-ct-seg,mosmed)
 	$(BIN)/covidseg build $(ROOT) --out $(HUB) --datasets covid-ct-seg,mosmed
 	$(LAUNCH) trainers/task1.py --profile $(PROFILE) --subtasks $(SUBTASKS) \
 		--dimensions $(DIMENSIONS) --hub $(HUB) --out $(RUNS)
 
 kshot: $(STAMP) ## scores over 1, 2, 4, 8, 16 training scans (DATA= PROFILE=demo|full SUBTASK=)
-	$(if $(DATA),,$(BIN)/covidseg phantom --out data/phantom --size small --datasets covid-ct-seg,mosmed)
+	$(if $(DATA),,$(BIN)/covidseg phantom --out $(DRAWN) --size $(SIZE) --datasets covid-ct-seg,mosmed)
 	$(BIN)/covidseg build $(ROOT) --out $(HUB) --datasets covid-ct-seg,mosmed
 	$(BIN)/python trainers/kshot.py --profile $(PROFILE) --subtask $(SUBTASK) \
-		--dimensions $(firstword $(DIMENSIONS)) --hub $(HUB) --out runs/kshot$(if $(DATA),,-phantom)
+		--dimensions $(firstword $(DIMENSIONS)) --hub $(HUB) --out runs/kshot$(OF)
 
 # Tasks 2 and 3 learn from other datasets too; a repository of all of them.
-SOURCES_HUB ?= data/hub-sources$(if $(DATA),,-phantom)
+SOURCES_HUB ?= data/hub-sources$(OF)
 SOURCES     := covid-ct-seg,mosmed,structseg,nsclc,msd
 # With phantoms, what takes minutes: of everything there would be 14 trainings, of Task 3 130.
 TASK2       ?= $(if $(DATA),,--sources structseg-lung msd-tumour)
 task2-generalize: $(STAMP) ## Task 2: with DATA=, every source alone and all together (PROFILE=demo|full TASK2="--methods plain gin-ipa")
-	$(if $(DATA),,$(BIN)/covidseg phantom --out data/phantom --size small --datasets $(SOURCES))
+	$(if $(DATA),,$(BIN)/covidseg phantom --out $(DRAWN) --size $(SIZE) --datasets $(SOURCES))
 	$(BIN)/covidseg build $(ROOT) --out $(SOURCES_HUB) --datasets $(SOURCES)
 	$(LAUNCH) trainers/task2.py --profile $(PROFILE) --hub $(SOURCES_HUB) \
-		--out runs/task2$(if $(DATA),,-phantom) $(TASK2)
+		--out runs/task2$(OF) $(TASK2)
 
 TASK3       ?= $(if $(DATA),,--sources structseg-lung msd-tumour --folds 0 --methods alone joint finetune paint)
 task3-transfer: $(STAMP) ## Task 3: a source and four COVID-19 scans; with DATA=, all sources and folds (PROFILE=demo|full TASK3="--folds 0")
-	$(if $(DATA),,$(BIN)/covidseg phantom --out data/phantom --size small --datasets $(SOURCES))
+	$(if $(DATA),,$(BIN)/covidseg phantom --out $(DRAWN) --size $(SIZE) --datasets $(SOURCES))
 	$(BIN)/covidseg build $(ROOT) --out $(SOURCES_HUB) --datasets $(SOURCES)
 	$(LAUNCH) trainers/task3.py --profile $(PROFILE) --hub $(SOURCES_HUB) \
-		--out runs/task3$(if $(DATA),,-phantom) $(TASK3)
+		--out runs/task3$(OF) $(TASK3)
 
 lint: $(STAMP) ## ruff and the type check
 	@mkdir -p $(TYPES) && find $(TYPES) -type l -delete
@@ -115,13 +120,13 @@ test-fast: $(STAMP) ## the tests that take seconds
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 phantom: $(STAMP) ## draw the phantoms of every dataset (SIZE=tiny|small|full)
-	$(BIN)/covidseg phantom --out data/phantom --size $(SIZE)
+	$(BIN)/covidseg phantom --out $(DRAWN) --size $(SIZE)
 
 check: $(STAMP) ## verify the raw data (DATA=folder, else the phantoms)
 	$(BIN)/covidseg check $(ROOT)
 
 hub: $(STAMP) ## write the repository that load_dataset reads (DATA=folder, else the phantoms)
-	$(if $(DATA),,$(BIN)/covidseg phantom --out data/phantom --size $(SIZE))
+	$(if $(DATA),,$(BIN)/covidseg phantom --out $(DRAWN) --size $(SIZE))
 	$(BIN)/covidseg build $(ROOT) --out $(HUB)
 
 clean: ## remove what was built here, but not data/ and runs/

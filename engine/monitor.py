@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from covidseg.core.files import atomic_file, storage_error
-from covidseg.core.progress import tell
+from covidseg.core.progress import progress_bar, tell
 
 LOG = "log.csv"
 VALIDATION_LOG = "validation.csv"
@@ -94,15 +93,8 @@ class Monitor:
             self.board = SummaryWriter(str(run_dir / TENSORBOARD), purge_step=start + 1)
         self.shown_before = threading.excepthook
         threading.excepthook = self._show
-        self.bar = tqdm(
-            total=steps,
-            initial=start,
-            desc=run_dir.name,
-            unit="step",
-            dynamic_ncols=True,
-            smoothing=0.05,
-            # In a file the bar's thousand rewritten lines are of no use.
-            disable=not sys.stderr.isatty(),
+        self.bar = progress_bar(
+            total=steps, initial=start, desc=run_dir.name, unit="step", smoothing=0.05
         )
 
     def _show(self, fault: threading.ExceptHookArgs) -> None:
@@ -124,7 +116,7 @@ class Monitor:
             self.log.append({"step": step, "epoch": epoch, **short})
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
-        self.bar.set_postfix_str(f"loss {short['loss']:.3f}, lr {short['lr']:.1e}")
+        self.bar.set_postfix_str(f"loss {short['loss']:.3f}, lr {short['lr']:.1e}", refresh=False)
 
     def validation(
         self, step: int, epoch: int, scores: Mapping[str, float], overlay: np.ndarray | None

@@ -55,7 +55,7 @@ def load_recipe(
     known = recipe_keys(schema)
     if others:
         values = {name: value for name, value in values.items() if name in known}
-    _refuse_faulty(values, known, path)
+    _refuse_faulty(values, known, path, schema)
     options = [word for word in overrides if word.startswith("--")]
     _refuse_unknown_options(options, known)
     parser = recipe_parser(schema)
@@ -204,12 +204,16 @@ def recipe_keys(schema: type, prefix: str = "") -> dict[str, bool]:
     return found
 
 
-def _refuse_faulty(values: Mapping[str, Any], known: dict[str, bool], path: Path) -> None:
+def _refuse_faulty(
+    values: Mapping[str, Any], known: dict[str, bool], path: Path, schema: type[Recipe]
+) -> None:
     def visit(part: Mapping[str, Any], prefix: str) -> None:
         for key, value in part.items():
             name = f"{prefix}{key}"
             if name not in known:
-                raise ConfigError(f"unknown key {name}", path=path, remedy=_nearest(name, known))
+                raise ConfigError(
+                    f"unknown key {name}", path=path, remedy=_nearest(name, known, schema)
+                )
             if known[name]:
                 _require_names(value, name, path)
                 visit(value, name + ".")
@@ -224,8 +228,15 @@ def _refuse_unknown_options(options: Sequence[str], known: dict[str, bool]) -> N
             raise ConfigError(f"unknown option --{name}", remedy=_nearest(name, known))
 
 
-def _nearest(name: str, known: Mapping[str, bool]) -> str:
+def _nearest(name: str, known: Mapping[str, bool], schema: type[Recipe] | None = None) -> str:
     # The same last word elsewhere (`lr` for `optim.lr`) is likelier meant than a similar spelling.
     same = [key for key in known if key.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
     near = same or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else "see docs/recipes.md for every value"
+    if near:
+        return f"did you mean {near[0]}?"
+    if schema is Recipe:
+        return (
+            "pass the schema that has such a section: "
+            "schema=covidseg.engine.segmentation.SegmentationRecipe, or a trainer's own"
+        )
+    return "see docs/recipes.md for every value"

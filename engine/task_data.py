@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,6 +204,13 @@ def _require(hub: str | Path, configuration: str) -> None:
         import difflib
 
         near = difflib.get_close_matches(configuration, names, n=3)
+        twice = re.fullmatch(r"(.+-fold\d+)-fold\d+", configuration)
+        if twice and twice[1] in names:
+            bare, fold = twice[1].rsplit("-fold", 1)
+            raise ConfigError(
+                f"data.configuration {twice[1]} names a fold already",
+                expected=f"{bare}, and data.fold {fold}",
+            )
         raise ConfigError(
             f"the repository has no configuration {configuration!r}",
             path=hub,

@@ -443,7 +443,9 @@ def _place(task: str | None, part: str) -> tuple[str, int | None, tuple[Any, ...
         return task, None, ()
     if part not in subtask.parts:
         raise ConfigError(
-            f"{subtask.name} has no part {part!r}", expected="one of " + ", ".join(subtask.parts)
+            f"{subtask.name} has no part {part!r}",
+            expected="one of " + ", ".join(subtask.parts),
+            remedy=f"name the one that was predicted: --part {next(iter(subtask.parts))}, say",
         )
     return subtask.name + clean, fold, subtask.parts[part]
 

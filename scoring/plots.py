@@ -226,6 +226,8 @@ def forest_plot(summary: pd.DataFrame, metric: str, *, confidence: float, phanto
     ``summary`` is of one task, from `covidseg.scoring.tables_summary.summarise_folds` with
     intervals; the averages are drawn. An average without an interval is a lone marker.
     """
+    from matplotlib.ticker import MaxNLocator
+
     averages = summary[(summary["fold"] == AVERAGE) & (summary["metric"] == metric)]
     panels = _panels(averages, metric)
     algorithms = sorted(averages["algorithm"].unique())
@@ -252,6 +254,7 @@ def forest_plot(summary: pd.DataFrame, metric: str, *, confidence: float, phanto
                 fontsize=7,
                 color=_GREY,
             )
+        axis.xaxis.set_major_locator(MaxNLocator(4))  # more would meet where numbers are long
         axis.set_yticks(range(len(algorithms)), [shown_name(name) for name in algorithms])
         axis.set_ylim(len(algorithms) - 0.4, -0.6)
         axis.set_xlabel(f"{_score_label(metric, panel)}\nmean, {100 * confidence:g} % interval")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -76,8 +79,18 @@ def parsed(
     return options, load_recipe(options.recipe, options.profile, overrides, schema)
 
 
+def _interrupt(process: int, number: int, frame: object) -> None:
+    if os.getpid() != process:  # a forked one, that nothing waits for
+        os._exit(128 + number)
+    raise KeyboardInterrupt
+
+
 def run_main(main) -> None:
-    """Call a trainer's ``main`` as a script: a user's mistake ends in one line, not a traceback."""
+    """Call a trainer's ``main`` as a script: a user's mistake ends in one line, not a traceback.
+
+    SIGTERM, by which a batch system ends a job, is taken as Ctrl-C is: the manifest says so.
+    """
+    signal.signal(signal.SIGTERM, functools.partial(_interrupt, os.getpid()))
     try:
         main()
     except CovidsegError as error:

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from covidseg.core.errors import ConfigError, TrainingError
+from covidseg.core.files import storage_error
 from covidseg.core.progress import progress_bar
 from covidseg.engine import manifest
 from covidseg.engine.monitor import LOG
@@ -142,7 +143,10 @@ def run_side_by_side(jobs: Sequence[Job], logs: Path) -> None:
     """
     if not jobs:
         return
-    logs.mkdir(parents=True, exist_ok=True)
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise storage_error(fault, logs) from fault
     free = places(len(jobs))
     waiting = list(jobs)
     running: dict[str, tuple[subprocess.Popen, Job, dict[str, str]]] = {}

@@ -68,6 +68,7 @@ def test_resolved_recipe_reads_back_as_itself(recipe_file, tmp_path):
     ("text", "message"),
     [
         ("name: x\noptim: {lrr: 1}", r"unknown key optim\.lrr.*mean optim\.lr\?"),
+        ("name: x\ndata: {fold: 1}", r"unknown key data\. Pass the schema"),
         ("name: x\nlr: 1", r"unknown key lr\. Did you mean optim\.lr\?"),
         ("name: x\noptimizer: {lr: 1}", r"unknown key optimizer.*mean optim\?"),
         ("name: x\noptim: {lr: fast}", r"optim\.lr.*float.*fast"),

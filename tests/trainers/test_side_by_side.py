@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from covidseg.core.errors import ConfigError, TrainingError
+from covidseg.core.errors import ConfigError, StorageError, TrainingError
 from covidseg.trainers import side_by_side
 from covidseg.trainers.side_by_side import Job, places, run_side_by_side, unfinished
 
@@ -95,6 +95,29 @@ def test_an_interrupted_driver_leaves_no_training_behind(tmp_path, number):
     driver.wait(30)
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_script_that_is_ended_says_how_to_go_on(number):
+    code = """
+        import time
+        from covidseg.trainers.options import run_main
+        run_main(lambda: (print("begun", flush=True), time.sleep(60)))
+    """
+    script = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert script.stdout.readline() == "begun\n"
+    script.send_signal(number)
+    assert "with --resume" in script.communicate(timeout=30)[1]
+    assert script.returncode == 130
+
+
+def test_logs_that_cannot_be_written_are_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be written"):
+        run_side_by_side([job("any", tmp_path / "any", "")], tmp_path / "file" / "logs")
 
 
 def test_cores_are_shared_out(monkeypatch):
