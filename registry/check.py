@@ -157,6 +157,18 @@ def _whole_findings(found: FoundDatasets) -> Iterator[Finding]:
             file=str(path),
             remedy="give yourself permission (chmod u+rx), or leave it out",
         )
+    for path in found.damaged:
+        yield Finding(
+            "error",
+            "unreadable",
+            "",
+            "holds no DICOM file that can be read (empty, cut short or damaged), so it is not known"
+            " which scan it is of"
+            if path.is_dir()
+            else "is empty, cut short or damaged, so it is not known which scan it is of",
+            file=str(path),
+            remedy="download it again, or leave it out",
+        )
     for entry in found.ignored:
         yield Finding(
             "note",

@@ -15,7 +15,7 @@ from covidseg.registry.cases import Case
 from covidseg.registry.dataset import Dataset, Piece, natural
 from covidseg.registry.datasets import DATASETS, dataset
 from covidseg.registry.phantom.marker import MARKER, phantom_marker
-from covidseg.registry.tree import VOLUME, Tree, is_dicom_name, walk
+from covidseg.registry.tree import FEWEST_SLICES, VOLUME, Tree, is_dicom_name, walk
 
 _PICTURE = re.compile(r"\.(jpe?g|png|bmp|tiff?)$", re.IGNORECASE)
 
@@ -47,7 +47,9 @@ class FoundDatasets:
     """What lies below ``root``.
 
     ``cases`` holds every scan that was found, both of a pair that claims one ID; ``duplicates``
-    lists such pairs. Nothing was opened but what a layout needs to be told apart.
+    lists such pairs. Nothing was opened but what a layout needs to be told apart. ``unreadable``
+    lists what may not be listed; ``damaged`` DICOM files, and folders in which there is no other,
+    that cannot be read, so that nobody knows which scan they are of.
     """
 
     root: Path
@@ -57,6 +59,7 @@ class FoundDatasets:
     masks_without_image: list[tuple[str, Piece]] = field(default_factory=list)
     masks_twice: list[tuple[Case, str, Path]] = field(default_factory=list)
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
+    damaged: list[Path] = field(default_factory=list)
     ignored: list[Ignored] = field(default_factory=list)
     archives: list[tuple[str, Path]] = field(default_factory=list)
     phantom_folders: list[Path] = field(default_factory=list)
@@ -113,6 +116,8 @@ class FoundDatasets:
             finding += f"; archives not extracted: {names}"
         if self.unreadable:
             finding += f"; {len(self.unreadable)} folders may not be read"
+        if self.damaged:
+            finding += f"; {len(self.damaged)} damaged DICOM files or folders of such"
         layouts = "\n".join(f"  {line}" for key in self.looked_for for line in _shapes(key))
         return LayoutError(
             finding,
@@ -129,7 +134,8 @@ def find_cases(
     """Every case of ``datasets`` (default: all) below ``root``, in any layout that is known.
 
     The folder is listed once; names decide, files are opened only where names cannot (DICOM folders
-    without a patient's name above, StructSeg folders without their task's name). Two scans that
+    without a patient's name above, DICOM files too few for a scan or of another size than the scan
+    beside them, StructSeg folders without their task's name). Two scans that
     claim one case ID are both returned and reported as `Duplicate`.
 
     Raises
@@ -156,7 +162,9 @@ def find_cases(
         found.masks_without_image += [(entry.key, piece) for piece in part.masks_without_image]
         found.masks_twice += part.masks_twice
     found.duplicates = _duplicates(found.cases)
-    found.ignored = _ignored(tree, claimed)
+    if any(entry.told_by_tags for entry in chosen):
+        found.damaged = _damaged(tree, claimed)
+    found.ignored = _ignored(tree, claimed | set(found.damaged))
     found.archives = [
         (entry.key, path)
         for path in tree.archives()
@@ -212,6 +220,25 @@ def _duplicates(cases: Iterable[Case]) -> list[Duplicate]:
         for key, group in sorted(groups.items(), key=lambda item: natural("/".join(item[0])))
         if len(group) > 1
     ]
+
+
+def _damaged(tree: Tree, claimed: set[Path]) -> list[Path]:
+    """What would be a case, or an annotation of one, if its tags could be read."""
+    damaged: list[Path] = []
+    for folder in tree.folders:
+        if folder.path in claimed:
+            continue
+        files = [
+            path
+            for name, path in folder.files.items()
+            if is_dicom_name(name) and path not in claimed
+        ]
+        if files and tree.dicom_identity(folder) is None:
+            damaged += [folder.path] if len(files) > 1 else files
+        elif len(files) < FEWEST_SLICES:
+            # A few files need not be of one series.
+            damaged += [path for path in files if tree.file_identity(path) is None]
+    return damaged
 
 
 def _ignored(tree: Tree, claimed: set[Path]) -> list[Ignored]:

@@ -185,6 +185,9 @@ def _usable(found: FoundDatasets, report: BuildReport) -> list[Case]:
         for case, name, path in found.masks_twice
     ]
     report.faults += [f"{path}: cannot be listed ({reason})" for path, reason in found.unreadable]
+    report.faults += [
+        f"{path}: DICOM that cannot be read (empty, cut short or damaged)" for path in found.damaged
+    ]
     twice = {case.image for duplicate in found.duplicates for case in duplicate.cases}
     return [case for case in found.cases if case.image not in twice]
 

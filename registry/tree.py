@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,14 +68,27 @@ class Tree:
                     yield path
 
     def dicom_identity(self, folder: Folder) -> DicomIdentity | None:
-        """Patient and modality by the tags of the folder's first DICOM file; None if it has none.
+        """Patient and modality by the tags of the folder's first DICOM file that can be read.
 
-        Only for folders whose names do not tell; each is opened at most once, and read no further
-        than the patient's ID.
+        Only for folders whose names do not tell. None where none can be read: all are empty, cut
+        short or no DICOM.
         """
-        if folder.path not in self._identities:
-            self._identities[folder.path] = _identity(folder)
-        return self._identities[folder.path]
+        nameless = None
+        for name, path in folder.files.items():
+            if is_dicom_name(name) and (identity := self.file_identity(path)):
+                if identity.patient_id:
+                    return identity
+                nameless = nameless or identity
+        return nameless
+
+    def file_identity(self, path: Path) -> DicomIdentity | None:
+        """Patient and modality by one file's tags; None where it cannot be read.
+
+        Each file is opened at most once, and read no further than the patient's ID.
+        """
+        if path not in self._identities:
+            self._identities[path] = _identity(path)
+        return self._identities[path]
 
 
 def is_dicom_name(name: str) -> bool:
@@ -82,21 +96,22 @@ def is_dicom_name(name: str) -> bool:
     return name.lower().endswith((".dcm", ".ima"))
 
 
-def _identity(folder: Folder) -> DicomIdentity | None:
+def _identity(path: Path) -> DicomIdentity | None:
     from pydicom.filereader import read_partial
 
-    first = next((path for name, path in folder.files.items() if is_dicom_name(name)), None)
-    if first is None:
-        return None
     try:
-        with open(first, "rb") as file:
+        with open(path, "rb") as file, warnings.catch_warnings():
+            # Of what is none, and of small rules that anonymised files break everywhere.
+            warnings.simplefilter("ignore")
             # Tags come in ascending order, and the patient's ID before any of the bulk.
-            head = read_partial(file, stop_when=lambda tag, *_: tag > 0x00100020)
-        return DicomIdentity(str(head.get("PatientID", "")), str(head.get("Modality", "")))
+            # Forced, because old files without a preamble are of some dataset too.
+            head = read_partial(file, stop_when=lambda tag, *_: tag > 0x00100020, force=True)
     except Exception:
-        # pydicom raises nearly anything on damaged bytes. Finding must not stop at that; reading
-        # the file reports it.
+        # pydicom raises nearly anything on damaged bytes. Finding must not stop at that; what is
+        # found, or not found for it, is reported.
         return None
+    found = DicomIdentity(str(head.get("PatientID", "")), str(head.get("Modality", "")))
+    return found if any(found) else None
 
 
 def walk(root: str | os.PathLike[str]) -> Tree:

@@ -347,6 +347,19 @@ def test_damaged_dicom_file(hand, tmp_path):
     assert finding.file == str(file)
 
 
+def test_dicom_that_nobody_can_tell_is_an_error(hand, tmp_path):
+    nsclc(hand, tmp_path)
+    cavity(hand, tmp_path, hand.LPS)
+    (tmp_path / "1.3.6").mkdir()
+    for n in range(16):
+        (tmp_path / f"1.3.6/1-{n:03d}.dcm").touch()
+    report = check(tmp_path)
+    (finding,) = [one for one in report.findings if one.severity == "error"]
+    assert (finding.kind, finding.file) == ("unreadable", str(tmp_path / "1.3.6"))
+    assert "holds no DICOM file that can be read" in finding.found
+    assert not report.ok
+
+
 def test_cavity_off_the_grid_is_a_warning_and_of_another_scan_an_error(hand, tmp_path):
     nsclc(hand, tmp_path)
     slightly, far = hand.LPS.copy(), hand.LPS.copy()
