@@ -178,6 +178,23 @@ def _whole_findings(found: FoundDatasets) -> Iterator[Finding]:
             " ignored",
             file=str(entry.folder),
         )
+    for path in found.repositories:
+        yield Finding(
+            "note", "repository", "", "is a repository that `covidseg build` wrote: passed over",
+            file=str(path),
+        )  # fmt: skip
+    for predicted in found.predictions:
+        yield Finding(
+            "note" if predicted.recorded else "warning",
+            "predictions",
+            "",
+            f"{predicted.files} label maps that `covidseg predict` wrote: passed over"
+            if predicted.recorded
+            else f"its predictions.json cannot be read, so all {predicted.files} volumes and"
+            " pictures in it are taken for label maps and passed over",
+            file=str(predicted.folder),
+            remedy="" if predicted.recorded else "move scans, if any, to a folder of their own",
+        )
     for key, path in found.archives:
         yield Finding(
             "note", "archive", key, "is an archive; only what is extracted is checked",

@@ -15,7 +15,7 @@ from covidseg.registry.cases import Case
 from covidseg.registry.dataset import Dataset, Piece, natural
 from covidseg.registry.datasets import DATASETS, dataset
 from covidseg.registry.phantom.marker import MARKER, phantom_marker
-from covidseg.registry.tree import FEWEST_SLICES, VOLUME, Tree, is_dicom_name, walk
+from covidseg.registry.tree import FEWEST_SLICES, VOLUME, Predictions, Tree, is_dicom_name, walk
 
 _PICTURE = re.compile(r"\.(jpe?g|png|bmp|tiff?)$", re.IGNORECASE)
 
@@ -49,7 +49,8 @@ class FoundDatasets:
     ``cases`` holds every scan that was found, both of a pair that claims one ID; ``duplicates``
     lists such pairs. Nothing was opened but what a layout needs to be told apart. ``unreadable``
     lists what may not be listed; ``damaged`` DICOM files, and folders in which there is no other,
-    that cannot be read, so that nobody knows which scan they are of.
+    that cannot be read, so that nobody knows which scan they are of. ``repositories`` and
+    ``predictions`` are what this project wrote itself and no case is taken from.
     """
 
     root: Path
@@ -61,6 +62,8 @@ class FoundDatasets:
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
     damaged: list[Path] = field(default_factory=list)
     ignored: list[Ignored] = field(default_factory=list)
+    repositories: list[Path] = field(default_factory=list)
+    predictions: list[Predictions] = field(default_factory=list)
     archives: list[tuple[str, Path]] = field(default_factory=list)
     phantom_folders: list[Path] = field(default_factory=list)
 
@@ -107,6 +110,13 @@ class FoundDatasets:
 
     def nothing_found(self) -> LayoutError:
         """The error that says what was looked for and what lay there instead."""
+        if self.root in self.repositories:
+            return LayoutError(
+                "is a dataset repository that `covidseg build` wrote",
+                path=self.root,
+                expected="a folder of downloads",
+                remedy="give the folder that it was built from; `datasets.load_dataset` reads it",
+            )
         finding = "holds none of the datasets looked for"
         if self.ignored:
             count = sum(entry.files for entry in self.ignored)
@@ -118,6 +128,11 @@ class FoundDatasets:
             finding += f"; {len(self.unreadable)} folders may not be read"
         if self.damaged:
             finding += f"; {len(self.damaged)} damaged DICOM files or folders of such"
+        if self.predictions:
+            count = sum(entry.files for entry in self.predictions)
+            finding += f"; {count} label maps that `covidseg predict` wrote"
+        if self.repositories:
+            finding += f"; {len(self.repositories)} dataset repositories that are passed over"
         layouts = "\n".join(f"  {line}" for key in self.looked_for for line in _shapes(key))
         return LayoutError(
             finding,
@@ -149,6 +164,7 @@ def find_cases(
     tree = walk(root)
     found = FoundDatasets(tree.root, tuple(entry.key for entry in chosen))
     found.unreadable = tree.unreadable
+    found.repositories, found.predictions = tree.repositories, tree.predictions
     found.phantom_folders = _phantom_folders(tree)
     claimed: set[Path] = set()
     # Every dataset looks, also where few are asked for: what another one claims is not unknown.

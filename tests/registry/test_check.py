@@ -374,6 +374,23 @@ def test_cavity_off_the_grid_is_a_warning_and_of_another_scan_an_error(hand, tmp
     assert "lies outside of the image" in finding.found
 
 
+def test_what_this_project_wrote_is_passed_over_and_said(hand, tmp_path):
+    hand.put_mosmed(tmp_path / "raw", 255)
+    hand.touch(tmp_path, "hub/.covidseg/report.json", "out/a.nii.gz", "lost/a.nii.gz")
+    (tmp_path / "out/predictions.json").write_text('{"a.nii.gz": "made of"}')
+    (tmp_path / "lost/predictions.json").write_text("")
+    told = {
+        (Path(one.file).name, one.severity, one.kind)
+        for one in check(tmp_path).findings
+        if not one.dataset
+    }
+    assert told == {
+        ("hub", "note", "repository"),
+        ("out", "note", "predictions"),
+        ("lost", "warning", "predictions"),
+    }
+
+
 def test_surplus_cases_are_noted(hand, tmp_path):
     nsclc(hand, tmp_path, name="LUNG1-003")  # not among the published 402
     report = check(tmp_path)

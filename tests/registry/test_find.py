@@ -5,6 +5,7 @@ import pytest
 
 from covidseg.core.errors import LayoutError
 from covidseg.registry.find import find_cases
+from covidseg.registry.tree import Predictions
 
 # Layout, its files, and the cases they are: (dataset, cohort, case ID) -> names of masks.
 LAYOUTS = {
@@ -418,7 +419,12 @@ def test_only_what_is_asked_for(tmp_path, hand):
 def test_repositories_that_were_built_are_not_cases_again(tmp_path, hand):
     hand.touch(tmp_path, "raw/CT-1/study_0255.nii.gz", "hub/CT-1/study_0255.nii.gz")
     (tmp_path / "hub" / ".covidseg").mkdir()
-    assert [case.image.parts[-3] for case in find_cases(tmp_path).cases] == ["raw"]
+    found = find_cases(tmp_path)
+    assert [case.image.parts[-3] for case in found.cases] == ["raw"]
+    assert found.repositories == [tmp_path / "hub"]
+    with pytest.raises(LayoutError, match=r"hub: is a dataset repository .*built from") as refused:
+        find_cases(tmp_path / "hub").require_any()
+    assert "imagesTr" not in str(refused.value)
 
 
 def test_test_scans_below_a_folder_called_unlabelled_are_no_pool(tmp_path, hand):
@@ -468,8 +474,33 @@ def test_a_file_under_two_links_is_one_scan(tmp_path, hand):
 
 
 def test_predictions_are_no_scans(tmp_path, hand):
-    hand.touch(tmp_path, "NSCLC/LUNG1-001.nii.gz", "out/LUNG1-001.nii.gz", "out/predictions.json")
-    assert [case.image.parent.name for case in find_cases(tmp_path).cases] == ["NSCLC"]
+    hand.touch(tmp_path, "NSCLC/LUNG1-001.nii.gz", "out/LUNG1-001.nii.gz")
+    (tmp_path / "out/predictions.json").write_text('{"LUNG1-001.nii.gz": "made of"}')
+    found = find_cases(tmp_path)
+    assert [case.image.parent.name for case in found.cases] == ["NSCLC"]
+    assert found.predictions == [Predictions(tmp_path / "out", 1)]
+    with pytest.raises(LayoutError, match="1 label maps that `covidseg predict` wrote"):
+        find_cases(tmp_path / "out").require_any()
+
+
+def test_predictions_among_scans_hide_none(tmp_path, hand):
+    hand.touch(
+        tmp_path,
+        *series("NSCLC/LUNG1-001/study/scan", 9),
+        "NSCLC/LUNG1-001.nii.gz",
+        "NSCLC/LUNG1-002.nii.gz",
+    )
+    record = tmp_path / "NSCLC/predictions.json"
+    record.write_text('{"LUNG1-001.nii.gz": "made of"}')
+    found = find_cases(tmp_path)
+    assert [case.image.name for case in found.cases] == ["scan", "LUNG1-002.nii.gz"]
+    record.write_text("{}")
+    assert len(find_cases(tmp_path).cases) == 3
+    # What a record that cannot be read names is not known: what it may name is passed over.
+    record.write_text('{"LUNG1-0')
+    found = find_cases(tmp_path)
+    assert [case.image.name for case in found.cases] == ["scan"]
+    assert found.predictions == [Predictions(tmp_path / "NSCLC", 2, recorded=False)]
 
 
 def series(root, *slices):
