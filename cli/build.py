@@ -108,6 +108,8 @@ def _print(report: BuildReport, out: Path) -> None:
             f"Kept of an earlier build, since not found this time: {', '.join(report.kept)}."
             f" No row names these volumes; remove them below {out}/volumes to be rid of them."
         )
+    for archive in report.archives:
+        typer.echo(f"{archive} is an archive: only what is extracted is built from.")
     if report.left_out:
         from covidseg.registry.hub_card import grouped
 

@@ -14,6 +14,7 @@ from covidseg.core.errors import LayoutError
 from covidseg.registry.cases import Case
 from covidseg.registry.dataset import Dataset, Piece, natural
 from covidseg.registry.datasets import DATASETS, dataset
+from covidseg.registry.extract import archive_stem
 from covidseg.registry.phantom.marker import MARKER, phantom_marker
 from covidseg.registry.tree import FEWEST_SLICES, VOLUME, Predictions, Tree, is_dicom_name, walk
 
@@ -92,6 +93,14 @@ class FoundDatasets:
     def counts(self, key: str) -> Counter[str]:
         """Distinct case IDs of each cohort of a dataset."""
         return Counter(cohort for cohort, _ in {(c.cohort, c.case_id) for c in self.of(key)})
+
+    def packed(self) -> list[Path]:
+        """Archives without a folder of their name beside them, so perhaps never extracted."""
+        return [
+            path
+            for _, path in self.archives
+            if not path.with_name(archive_stem(path.name) or path.name).is_dir()
+        ]
 
     def require_any(self) -> None:
         """Raise `LayoutError`, saying what was looked for, if no dataset was found."""

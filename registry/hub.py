@@ -47,6 +47,7 @@ class BuildReport:
     volumes were not put into a repository meant for publishing. ``kept`` says what of an earlier
     build was not found this time and is still there: datasets, cases where a folder could not be
     looked into, annotations that a case has lost; no row names these volumes.
+    ``archives`` are downloads beside which nothing is extracted.
     """
 
     root: Path
@@ -60,6 +61,7 @@ class BuildReport:
     faults: list[str] = field(default_factory=list)
     withheld: dict[str, str] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
+    archives: list[Path] = field(default_factory=list)
     phantom: bool = False
 
     @property
@@ -129,7 +131,7 @@ def _build(
     workers: int | None,
     progress: bool,
 ) -> BuildReport:
-    report = BuildReport(found.root, out)
+    report = BuildReport(found.root, out, archives=found.packed())
     cases = _usable(found, report)
     withheld = {
         key

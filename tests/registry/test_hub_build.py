@@ -504,8 +504,12 @@ def test_the_command(covid, tmp_path, capsys):
         return 0
 
     hub = tmp_path / "hub"
+    (covid / "Task4_Lung_GTV.zip").touch()
+    (covid / "Lung_Mask.zip").touch()  # beside what was extracted of it
     assert status(covid, "--out", hub, "-j", 1) == 0
     out = capsys.readouterr().out
+    assert f"{covid}/Task4_Lung_GTV.zip is an archive: only what is extracted" in out
+    assert "Lung_Mask.zip" not in out
     assert "43 configurations of 20 cases (20 read, 0 unchanged)" in out
     assert "no cases found of nsclc: task2-nsclc-lung, task2-nsclc-effusion" in out
     assert f'load_dataset("{hub}", "task1-infection-fold0", split="train")' in out
