@@ -105,9 +105,11 @@ def _print(report: BuildReport, out: Path) -> None:
         typer.echo(f"{key}: metadata only, its licence ({licence}) forbids passing it on.")
     if report.kept:
         typer.echo(
-            f"Kept of an earlier build: the volumes of {', '.join(report.kept)}, of which nothing"
-            f" was found this time. No row names them; remove {out}/volumes/NAME to be rid of them."
+            f"Kept of an earlier build, since not found this time: {', '.join(report.kept)}."
+            f" No row names these volumes; remove them below {out}/volumes to be rid of them."
         )
+    for archive in report.archives:
+        typer.echo(f"{archive} is an archive: only what is extracted is built from.")
     if report.left_out:
         from covidseg.registry.hub_card import grouped
 

@@ -23,7 +23,8 @@ def datasets(
     """List the datasets: cases (found under ROOT), licence, what they serve, how to get them.
 
     With ROOT, each dataset's cases found there are counted by cohort, beside the number that was
-    published. Nothing is opened: `covidseg check` verifies the files.
+    published. What was not counted is said: folders that cannot be listed, archives (with --json on
+    the error output). Next to nothing is opened: `covidseg check` verifies the files.
 
     \b
     Example:
@@ -36,16 +37,14 @@ def datasets(
     from covidseg.registry.datasets import DATASETS
     from covidseg.registry.find import find_cases
     from covidseg.registry.listing import listing
-    from covidseg.registry.show import console, datasets_table
+    from covidseg.registry.show import console, datasets_table, not_counted
 
     found = find_cases(root) if root is not None else None
     if as_json:
         typer.echo(json.dumps(listing(found), indent=1, ensure_ascii=False))
-        return
-    printer = console()
-    printer.print(datasets_table(list(DATASETS.values()), found))
+    else:
+        console().print(datasets_table(list(DATASETS.values()), found))
     if found is not None:
-        for duplicate in found.duplicates[:5]:
-            printer.print(f"twice: {duplicate}", style="yellow", markup=False)
-        if len(found.duplicates) > 5:
-            printer.print(f"twice: ... and {len(found.duplicates) - 5} more", style="yellow")
+        printer = console(stderr=as_json)
+        for line in not_counted(found):
+            printer.print(line, style="yellow", markup=False)

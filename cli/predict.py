@@ -34,7 +34,14 @@ def predict(
             "make an ensemble."
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the label maps.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder for the label maps: not that of the scans, but one below it will do.",
+        ),
+    ],
     mirror: Annotated[
         bool | None,
         typer.Option(

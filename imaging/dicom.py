@@ -76,6 +76,7 @@ class DicomSeries:
 def find_series(folder: str | PathLike[str]) -> list[DicomSeries]:
     """All DICOM series below a folder, by their files' headers; other files are passed over.
 
+    Links to folders are followed, but neither in circles nor to a folder that holds this one.
     Sorted by patient, study and series UID. A folder without DICOM gives an empty list. A file that
     is called DICOM (``.dcm``) and is none, being empty or cut short, counts to the series beside
     it, so that reading those says so: passed over, it would be a slice less, which nobody sees at
@@ -184,11 +185,27 @@ def _files_below(folder: Path) -> Iterator[Path]:
     def refuse(fault: OSError) -> None:
         raise unreadable(Path(fault.filename or folder), fault) from fault
 
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders.sort()
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield Path(parent, name)
+    # A link to where the folder lies itself leads to other scans, and in circles.
+    real = Path(os.path.realpath(folder))
+    seen = {_identity(above) for above in real.parents}
+    # Links last: a folder that is there under its own name as well is known by that one.
+    tops = [folder]
+    for top in tops:
+        for parent, folders, names in os.walk(top, onerror=refuse):
+            if (identity := _identity(Path(parent))) in seen:
+                folders.clear()
+                continue
+            seen.add(identity)
+            folders.sort()
+            tops += [path for name in folders if (path := Path(parent, name)).is_symlink()]
+            for name in sorted(names):
+                if not name.startswith("."):
+                    yield Path(parent, name)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 @contextlib.contextmanager

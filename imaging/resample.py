@@ -338,8 +338,21 @@ def _resample_oblique(
             mode="mirror" if order == 3 else "nearest",
             prefilter=False,
         )
-        for axis in range(3):
+        outside = np.zeros(values.shape, dtype=bool)
+        border = np.zeros(values.shape, dtype=bool)
+        for axis, size in enumerate(source.shape):
             positions = turn[axis, 0] * x + turn[axis, 1] * y + turn[axis, 2] * z + shift[axis]
-            values[~_within(positions, source.shape[axis])] = fill
+            outside |= ~_within(positions, size)
+            border |= (positions < 0) | (positions > size - 1)
+        if order == 3:
+            # Beyond the outermost centres scipy mirrors the spline; these voxels get the edge's.
+            border &= ~outside
+            voxels = np.argwhere(border) + np.array([0, 0, part.start])
+            last = np.array(source.shape)[:, None] - 1
+            nearest = np.clip(turn @ voxels.T + shift[:, None], 0, last)
+            values[border] = ndimage.map_coordinates(
+                source, nearest, output=dtype, order=3, mode="mirror", prefilter=False
+            )
+        values[outside] = fill
         result[..., part] = values
     return result

@@ -92,9 +92,11 @@ def find_inputs(paths: Sequence[str | Path]) -> list[Input]:
 
 
 def refuse_sources(inputs: Sequence[Input], folder: Path) -> None:
-    """Raise ConfigError where a result in ``folder`` would have the place of an input.
+    """Raise ConfigError where results in ``folder`` would mix with the inputs.
 
-    Also by another name of the same file, such as a link's.
+    That is where one would have the place of an input, also by another name of the same file, such
+    as a link's; and where ``folder``, given as an input, stands for scans of ``inputs``: the label
+    maps would be taken for scans the next time, in place of a DICOM series or beside the others.
     """
     sources = {_identity(path) for one in inputs for path in one.files}
     for one in inputs:
@@ -104,6 +106,19 @@ def refuse_sources(inputs: Sequence[Input], folder: Path) -> None:
                 "is a scan that is to be segmented, and a result would be written there",
                 path=target,
                 remedy="give another folder with --out",
+            )
+    real = Path(os.path.realpath(folder))
+    for one in inputs:
+        above = [Path(os.path.realpath(path.parent)) for path in one.files]
+        if one.kind == "dicom":
+            above += [further for parent in set(above) for further in parent.parents]
+        if real in above:
+            raise ConfigError(
+                f"holds scans that are to be segmented, such as {_place(one)}; label maps there"
+                " would be taken for scans",
+                path=folder,
+                remedy="give a folder of their own with --out, such as "
+                f"{Path(folder, 'predictions')}",
             )
 
 

@@ -157,6 +157,18 @@ def _whole_findings(found: FoundDatasets) -> Iterator[Finding]:
             file=str(path),
             remedy="give yourself permission (chmod u+rx), or leave it out",
         )
+    for path in found.damaged:
+        yield Finding(
+            "error",
+            "unreadable",
+            "",
+            "holds no DICOM file that can be read (empty, cut short or damaged), so it is not known"
+            " which scan it is of"
+            if path.is_dir()
+            else "is empty, cut short or damaged, so it is not known which scan it is of",
+            file=str(path),
+            remedy="download it again, or leave it out",
+        )
     for entry in found.ignored:
         yield Finding(
             "note",
@@ -165,6 +177,23 @@ def _whole_findings(found: FoundDatasets) -> Iterator[Finding]:
             f"{entry.files} {'file' if entry.files == 1 else 'files'} of no dataset that is known:"
             " ignored",
             file=str(entry.folder),
+        )
+    for path in found.repositories:
+        yield Finding(
+            "note", "repository", "", "is a repository that `covidseg build` wrote: passed over",
+            file=str(path),
+        )  # fmt: skip
+    for predicted in found.predictions:
+        yield Finding(
+            "note" if predicted.recorded else "warning",
+            "predictions",
+            "",
+            f"{predicted.files} label maps that `covidseg predict` wrote: passed over"
+            if predicted.recorded
+            else f"its predictions.json cannot be read, so all {predicted.files} volumes and"
+            " pictures in it are taken for label maps and passed over",
+            file=str(predicted.folder),
+            remedy="" if predicted.recorded else "move scans, if any, to a folder of their own",
         )
     for key, path in found.archives:
         yield Finding(

@@ -156,6 +156,8 @@ class Dataset:
         Number of cases of each cohort when the download is whole.
     listed_cohorts
         The cohorts whose case IDs are published, so that missing and surplus ones can be named.
+    told_by_tags
+        Whether DICOM files are known as its own by their tags where no folder's name tells.
     steps
         How to get what cannot simply be downloaded, one step an entry.
     oddities
@@ -175,6 +177,7 @@ class Dataset:
     expected_masks: ClassVar[dict[str, tuple[str, ...]]]
     listed_cohorts: ClassVar[tuple[str, ...]] = ("labelled",)
     aliases: ClassVar[tuple[str, ...]] = ()
+    told_by_tags: ClassVar[bool] = False
     downloads: ClassVar[tuple[Download, ...]] = ()
     steps: ClassVar[tuple[str, ...]] = ()
     oddities: ClassVar[dict[str, str]] = {}

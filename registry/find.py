@@ -14,8 +14,9 @@ from covidseg.core.errors import LayoutError
 from covidseg.registry.cases import Case
 from covidseg.registry.dataset import Dataset, Piece, natural
 from covidseg.registry.datasets import DATASETS, dataset
+from covidseg.registry.extract import archive_stem
 from covidseg.registry.phantom.marker import MARKER, phantom_marker
-from covidseg.registry.tree import VOLUME, Tree, is_dicom_name, walk
+from covidseg.registry.tree import FEWEST_SLICES, VOLUME, Predictions, Tree, is_dicom_name, walk
 
 _PICTURE = re.compile(r"\.(jpe?g|png|bmp|tiff?)$", re.IGNORECASE)
 
@@ -47,7 +48,10 @@ class FoundDatasets:
     """What lies below ``root``.
 
     ``cases`` holds every scan that was found, both of a pair that claims one ID; ``duplicates``
-    lists such pairs. Nothing was opened but what a layout needs to be told apart.
+    lists such pairs. Nothing was opened but what a layout needs to be told apart. ``unreadable``
+    lists what may not be listed; ``damaged`` DICOM files, and folders in which there is no other,
+    that cannot be read, so that nobody knows which scan they are of. ``repositories`` and
+    ``predictions`` are what this project wrote itself and no case is taken from.
     """
 
     root: Path
@@ -57,7 +61,10 @@ class FoundDatasets:
     masks_without_image: list[tuple[str, Piece]] = field(default_factory=list)
     masks_twice: list[tuple[Case, str, Path]] = field(default_factory=list)
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
+    damaged: list[Path] = field(default_factory=list)
     ignored: list[Ignored] = field(default_factory=list)
+    repositories: list[Path] = field(default_factory=list)
+    predictions: list[Predictions] = field(default_factory=list)
     archives: list[tuple[str, Path]] = field(default_factory=list)
     phantom_folders: list[Path] = field(default_factory=list)
 
@@ -87,6 +94,14 @@ class FoundDatasets:
         """Distinct case IDs of each cohort of a dataset."""
         return Counter(cohort for cohort, _ in {(c.cohort, c.case_id) for c in self.of(key)})
 
+    def packed(self) -> list[Path]:
+        """Archives without a folder of their name beside them, so perhaps never extracted."""
+        return [
+            path
+            for _, path in self.archives
+            if not path.with_name(archive_stem(path.name) or path.name).is_dir()
+        ]
+
     def require_any(self) -> None:
         """Raise `LayoutError`, saying what was looked for, if no dataset was found."""
         if not self.cases and not self.masks_without_image:
@@ -104,6 +119,13 @@ class FoundDatasets:
 
     def nothing_found(self) -> LayoutError:
         """The error that says what was looked for and what lay there instead."""
+        if self.root in self.repositories:
+            return LayoutError(
+                "is a dataset repository that `covidseg build` wrote",
+                path=self.root,
+                expected="a folder of downloads",
+                remedy="give the folder that it was built from; `datasets.load_dataset` reads it",
+            )
         finding = "holds none of the datasets looked for"
         if self.ignored:
             count = sum(entry.files for entry in self.ignored)
@@ -113,6 +135,13 @@ class FoundDatasets:
             finding += f"; archives not extracted: {names}"
         if self.unreadable:
             finding += f"; {len(self.unreadable)} folders may not be read"
+        if self.damaged:
+            finding += f"; {len(self.damaged)} damaged DICOM files or folders of such"
+        if self.predictions:
+            count = sum(entry.files for entry in self.predictions)
+            finding += f"; {count} label maps that `covidseg predict` wrote"
+        if self.repositories:
+            finding += f"; {len(self.repositories)} dataset repositories that are passed over"
         layouts = "\n".join(f"  {line}" for key in self.looked_for for line in _shapes(key))
         return LayoutError(
             finding,
@@ -129,7 +158,8 @@ def find_cases(
     """Every case of ``datasets`` (default: all) below ``root``, in any layout that is known.
 
     The folder is listed once; names decide, files are opened only where names cannot (DICOM folders
-    without a patient's name above, StructSeg folders without their task's name). Two scans that
+    without a patient's name above, DICOM files too few for a scan or of another size than the scan
+    beside them, StructSeg folders without their task's name). Two scans that
     claim one case ID are both returned and reported as `Duplicate`.
 
     Raises
@@ -143,6 +173,7 @@ def find_cases(
     tree = walk(root)
     found = FoundDatasets(tree.root, tuple(entry.key for entry in chosen))
     found.unreadable = tree.unreadable
+    found.repositories, found.predictions = tree.repositories, tree.predictions
     found.phantom_folders = _phantom_folders(tree)
     claimed: set[Path] = set()
     # Every dataset looks, also where few are asked for: what another one claims is not unknown.
@@ -156,7 +187,9 @@ def find_cases(
         found.masks_without_image += [(entry.key, piece) for piece in part.masks_without_image]
         found.masks_twice += part.masks_twice
     found.duplicates = _duplicates(found.cases)
-    found.ignored = _ignored(tree, claimed)
+    if any(entry.told_by_tags for entry in chosen):
+        found.damaged = _damaged(tree, claimed)
+    found.ignored = _ignored(tree, claimed | set(found.damaged))
     found.archives = [
         (entry.key, path)
         for path in tree.archives()
@@ -212,6 +245,25 @@ def _duplicates(cases: Iterable[Case]) -> list[Duplicate]:
         for key, group in sorted(groups.items(), key=lambda item: natural("/".join(item[0])))
         if len(group) > 1
     ]
+
+
+def _damaged(tree: Tree, claimed: set[Path]) -> list[Path]:
+    """What would be a case, or an annotation of one, if its tags could be read."""
+    damaged: list[Path] = []
+    for folder in tree.folders:
+        if folder.path in claimed:
+            continue
+        files = [
+            path
+            for name, path in folder.files.items()
+            if is_dicom_name(name) and path not in claimed
+        ]
+        if files and tree.dicom_identity(folder) is None:
+            damaged += [folder.path] if len(files) > 1 else files
+        elif len(files) < FEWEST_SLICES:
+            # A few files need not be of one series.
+            damaged += [path for path in files if tree.file_identity(path) is None]
+    return damaged
 
 
 def _ignored(tree: Tree, claimed: set[Path]) -> list[Ignored]:

@@ -30,6 +30,7 @@ from covidseg.registry.hub_volumes import (
     Job,
     Notes,
     Placing,
+    forget_others,
     noted,
     place,
     safe_name,
@@ -43,8 +44,10 @@ class BuildReport:
 
     ``faults`` lists bad cases, ``left_out`` configurations that could not be made and why,
     ``leaks`` those of them that leak in a way nobody has published, ``withheld`` the datasets whose
-    volumes were not put into a repository meant for publishing. ``kept`` are datasets of an earlier
-    build, of which nothing was found this time; no row names their volumes.
+    volumes were not put into a repository meant for publishing. ``kept`` says what of an earlier
+    build was not found this time and is still there: datasets, cases where a folder could not be
+    looked into, annotations that a case has lost; no row names these volumes.
+    ``archives`` are downloads beside which nothing is extracted.
     """
 
     root: Path
@@ -58,6 +61,7 @@ class BuildReport:
     faults: list[str] = field(default_factory=list)
     withheld: dict[str, str] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
+    archives: list[Path] = field(default_factory=list)
     phantom: bool = False
 
     @property
@@ -80,9 +84,11 @@ def build_hub(
     """Write a dataset repository of everything found below ``root``, in ``out``.
 
     Run again, it takes up where it was interrupted, and reads only what has changed. Volumes of an
-    earlier build that nothing names any more are removed, but those of a case that is there and
-    cannot be read now stay, and so do those of a dataset of which nothing is found now: they may be
-    the last copy. A repository to ``publish`` holds nothing but what is named.
+    earlier build that nothing names any more are removed, but what may be the last copy stays: the
+    volumes of a case that is there and cannot be read now or is there twice, an annotation that a
+    case has lost, all of a dataset of which nothing is found now, and everything where something
+    below ``root`` cannot be listed or told. A repository to ``publish`` holds nothing but what is
+    named.
 
     Parameters
     ----------
@@ -125,7 +131,7 @@ def _build(
     workers: int | None,
     progress: bool,
 ) -> BuildReport:
-    report = BuildReport(found.root, out)
+    report = BuildReport(found.root, out, archives=found.packed())
     cases = _usable(found, report)
     withheld = {
         key
@@ -140,6 +146,8 @@ def _build(
         for case in cases
     ]
     notes = _place_all(jobs, report, workers, progress)
+    if publish:
+        forget_others(out, jobs)
     held = _held(cases, notes, found)
     report.cases = len(cases)
     report.phantom = bool(held.phantom)
@@ -151,19 +159,15 @@ def _build(
             path=found.root,
             remedy="see `covidseg check`; first fault: " + next(iter(report.faults), "none"),
         )
-    spared = set() if publish else _spared(out, cases, notes, report)
+    spared = set() if publish else _spared(out, found, cases, notes, report)
     _write(out, made, held, report, spared, location=None if publish else out)
     return report
 
 
 def _claim(out: Path) -> None:
     """Make ``out`` a repository of ours, or refuse a folder with other things in it."""
-    if pattern := set(str(out)) & set("[]*?"):
-        raise ConfigError(
-            f"has {' '.join(sorted(pattern))} in its path, which load_dataset takes for a pattern",
-            path=out,
-            remedy="name another folder with --out",
-        )
+    if why := _not_loadable(str(out)):
+        raise ConfigError(why, path=out, remedy="name another folder with --out")
     mark = out / MARK
     try:
         if out.exists() and not mark.is_dir() and any(out.iterdir()):
@@ -177,6 +181,19 @@ def _claim(out: Path) -> None:
         raise storage_error(fault, out) from fault
 
 
+def _not_loadable(out: str) -> str | None:
+    """What in a folder's path keeps `datasets` from loading from there."""
+    if pattern := set(out) & set("[]*?"):
+        return (
+            f"has {' '.join(sorted(pattern))} in its path, which load_dataset takes for a pattern"
+        )
+    if "::" in out:
+        return "has :: in its path, which load_dataset takes for a file within an archive"
+    if any("\udc80" <= letter <= "\udcff" for letter in out):
+        return "has a path that is no UTF-8, which load_dataset cannot open"
+    return None
+
+
 def _usable(found: FoundDatasets, report: BuildReport) -> list[Case]:
     """The cases found, without those that two files claim."""
     report.faults += [str(duplicate) for duplicate in found.duplicates]
@@ -185,6 +202,9 @@ def _usable(found: FoundDatasets, report: BuildReport) -> list[Case]:
         for case, name, path in found.masks_twice
     ]
     report.faults += [f"{path}: cannot be listed ({reason})" for path, reason in found.unreadable]
+    report.faults += [
+        f"{path}: DICOM that cannot be read (empty, cut short or damaged)" for path in found.damaged
+    ]
     twice = {case.image for duplicate in found.duplicates for case in duplicate.cases}
     return [case for case in found.cases if case.image not in twice]
 
@@ -234,29 +254,56 @@ def _held(
 
 
 def _spared(
-    out: Path, cases: list[Case], notes: dict[tuple[str, str, str], Notes], report: BuildReport
+    out: Path,
+    found: FoundDatasets,
+    cases: list[Case],
+    notes: dict[tuple[str, str, str], Notes],
+    report: BuildReport,
 ) -> set[str]:
-    """Volumes of earlier builds that no row names and that must stay."""
-    found = {case.dataset for case in cases}
+    """Volumes of earlier builds that no row names and that must stay.
+
+    ``report.kept`` tells of those of which nothing is found now; of the others a fault tells.
+    """
+    present = {case.dataset for case in found.cases}
+    standing = {(case.dataset, case.cohort, safe_name(case.case_id)): case for case in cases}
     faulty = {
-        (case.dataset, case.cohort, safe_name(case.case_id))
-        for case in cases
+        key
+        for key, case in standing.items()
         if (place := _place_of(case)) not in notes or notes[place].faults()
     }
+    faulty |= {(one.dataset, one.cohort, safe_name(one.case_id)) for one in found.duplicates}
+    # Any case may lie where nobody could look.
+    unseen = bool(found.unreadable or found.damaged)
+    sound = {key[0] for key in standing.keys() - faulty}
     spared = set()
+    missed: dict[str, set[tuple[str, str]]] = {}
     for path in (out / VOLUMES).rglob("*"):
         file = path.relative_to(out).as_posix()
         dataset, *inside = file.split("/")[1:]
         if path.is_dir():
             continue
-        if dataset not in found:
+        if dataset not in present:
             spared.add(file)
-            if dataset not in report.kept:
-                report.kept.append(dataset)
+            missed.setdefault(dataset, set())
+        elif len(inside) == 1 and dataset not in sound:
+            # The marker of phantoms, which those that stay need.
+            spared.add(file)
         elif len(inside) == 3:
-            name = re.sub(r"\.nii(\.gz)?$", "", inside[2])
-            if (dataset, inside[0], name) in faulty:
+            cohort, role, name = inside
+            key = (dataset, cohort, re.sub(r"\.nii(\.gz)?$", "", name))
+            case = standing.get(key)
+            if key in faulty:
                 spared.add(file)
+            elif case is None and unseen:
+                spared.add(file)
+                missed.setdefault(dataset, set()).add(key[1:])
+            elif case is not None and role != "image" and role not in case.masks:
+                spared.add(file)
+                missed.setdefault(f"{dataset} {role}", set()).add(key[1:])
+    report.kept = [
+        f"{what} of {len(keys)} case{'s' * (len(keys) > 1)}" if keys else what
+        for what, keys in sorted(missed.items())
+    ]
     return spared
 
 

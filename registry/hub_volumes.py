@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -126,6 +127,11 @@ def place(job: Job) -> Notes:
     except CovidsegError as fault:
         notes = Notes(case.dataset, case.cohort, case.case_id, fault=str(fault))
     path = _notes_path(job)
+    if notes.faults():
+        # It is read again next time, so its notes are of no use, and faults name this machine's
+        # folders, which a repository to publish must not.
+        _remove(path)
+        return notes
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps({"stamp": stamp, **asdict(notes)}), encoding="utf-8")
     return notes
@@ -157,6 +163,21 @@ def noted(job: Job) -> Notes | None:
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return notes
+
+
+def forget_others(out: Path, jobs: Sequence[Job]) -> None:
+    """Remove notes that an earlier build made of cases that are none of ``jobs``."""
+    kept = {_notes_path(job) for job in jobs}
+    for path in (out / MARK / "cases").rglob("*.json"):
+        if path not in kept:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as fault:
+        raise storage_error(fault, path) from fault
 
 
 def _stays(case: Case, mask: Mask) -> bool:

@@ -16,7 +16,10 @@ the patient's ID in their tags. A conversion to NIfTI that circulates is known t
 
 from __future__ import annotations
 
+import contextlib
 import re
+import statistics
+from pathlib import Path
 
 from covidseg.registry.dataset import (
     IMAGE,
@@ -32,6 +35,8 @@ from covidseg.registry.dataset import (
 from covidseg.registry.tree import FEWEST_SLICES, Folder, Tree, is_dicom_name
 
 _PATIENT = re.compile(r"(?:^|/)(LUNG1-\d{3})(?:/[^/]+){0,3}$", re.IGNORECASE)
+# Headers of slices of one scan differ by a few letters; compressed slices differ, and are opened.
+_SLICES_DIFFER = 0.02
 _CASE = r"LUNG1-(?P<number>\d{3})"
 _ID = r"LUNG1-\g<number>"
 _SIDES = {1: "left_lung", 2: "right_lung"}
@@ -64,6 +69,7 @@ class NSCLC(Dataset):
         "https://www.cancerimagingarchive.net/analysis-result/plethora/",
     )
     tasks = ("task2 lung", "task2 effusion", "task3 lung", "task3 effusion")
+    told_by_tags = True
     downloads = (
         Download(
             url=f"{_WIKI}/PleThora%20Thoracic_Cavities%20June%202020.zip"
@@ -171,16 +177,17 @@ def _is_short(piece: Piece, folder: Folder) -> bool:
 
 
 def _dicom_pieces(folder: Folder, tree: Tree) -> list[Piece]:
-    """The CT series or the structure sets that a DICOM folder holds, or nothing of use.
+    """The CT series and the structure sets that a DICOM folder holds, or nothing of use.
 
-    A series of many files is the scan. A few files are told by their modality: structure set or
-    segmentation.
+    A series of many files is the scan. A few files, and those beside a scan that are no slices of
+    it by their size, are told by their modality: structure set or segmentation.
     """
     files = [path for name, path in folder.files.items() if is_dicom_name(name)]
     if not files:
         return []
     match = _PATIENT.search(folder.posix)
-    identity = None
+    # <study>/<series> below the patient: as TCIA's client lays them out, each series by itself.
+    own_folder = match is not None and folder.posix[match.end(1) :].count("/") >= 2
     if not match:
         identity = tree.dicom_identity(folder)
         match = _PATIENT.search(identity.patient_id) if identity else None
@@ -188,11 +195,25 @@ def _dicom_pieces(folder: Folder, tree: Tree) -> list[Piece]:
         return []
     case_id = match[1].upper()
     scan = Piece(folder.path, IMAGE, case_id, "labelled", "TCIA DICOM", "dicom")
-    if len(files) >= FEWEST_SLICES:
-        return [scan]
-    identity = identity or tree.dicom_identity(folder)
-    if identity is None or identity.modality == "CT":
-        return [scan]
-    if identity.modality == "RTSTRUCT":
-        return [Piece(file, "structures", case_id, "labelled", "TCIA DICOM") for file in files]
-    return []
+    many = len(files) >= FEWEST_SLICES
+    if many:
+        files = [] if own_folder else _of_other_size(files)
+    told = {file: tree.file_identity(file) for file in files}
+    structures = [
+        Piece(file, "structures", case_id, "labelled", "TCIA DICOM")
+        for file, identity in told.items()
+        if identity is not None and identity.modality == "RTSTRUCT"
+    ]
+    if many or any(identity is None or identity.modality == "CT" for identity in told.values()):
+        return [scan, *structures]
+    return structures
+
+
+def _of_other_size(files: list[Path]) -> list[Path]:
+    """Files whose size is not that of most: opening every slice to find out takes too long."""
+    sizes = {}
+    for file in files:
+        with contextlib.suppress(OSError):
+            sizes[file] = file.stat().st_size
+    usual = statistics.median_low(sizes.values()) if sizes else 0
+    return [file for file, size in sizes.items() if abs(size - usual) > _SLICES_DIFFER * usual]

@@ -16,6 +16,8 @@ from rich.text import Text
 from covidseg.registry.dataset import Dataset
 from covidseg.registry.find import FoundDatasets
 
+_SHOWN = 5
+
 
 def datasets_table(datasets: Sequence[Dataset], found: FoundDatasets | None) -> RenderableType:
     """One row a dataset: cases found of those published, licence, tasks, and how to get it."""
@@ -59,6 +61,28 @@ def cohorts(entry: Dataset, found: FoundDatasets | None) -> Text:
             style = "green" if held >= expected else "yellow" if held else "dim"
             text.append(f"{held} of {expected} {cohort}", style=style)
     return text
+
+
+def not_counted(found: FoundDatasets) -> list[str]:
+    """One line for all that is there twice or was not counted, of many of a kind the first five."""
+    kinds = {
+        "twice": [str(duplicate) for duplicate in found.duplicates],
+        "cannot be listed": [f"{path} ({reason})" for path, reason in found.unreadable],
+        "damaged DICOM": [str(path) for path in found.damaged],
+        "archive, only what is extracted counts": [str(path) for path in found.packed()],
+        "repository, passed over": [str(path) for path in found.repositories],
+        "predictions, passed over": [
+            f"{one.files} in {one.folder}"
+            + (" (its predictions.json cannot be read)" if not one.recorded else "")
+            for one in found.predictions
+        ],
+    }
+    lines = []
+    for kind, entries in kinds.items():
+        lines += [f"{kind}: {entry}" for entry in entries[:_SHOWN]]
+        if len(entries) > _SHOWN:
+            lines.append(f"{kind}: ... and {len(entries) - _SHOWN} more")
+    return lines
 
 
 def _source(entry: Dataset) -> str:

@@ -6,8 +6,10 @@ files is listed once and not once a dataset.
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +22,9 @@ ARCHIVE = re.compile(r"\.(zip|tar|tar\.gz|tgz|rar|7z)$", re.IGNORECASE)
 
 # What this project wrote is no download: a dataset repository holds links to the volumes, the same
 # cases again, and predictions bear the names of their scans.
-_WRITTEN_MARKS = {".covidseg", "predictions.json"}
+_REPOSITORY_MARK = ".covidseg"
+_PREDICTIONS_RECORD = "predictions.json"
+_PREDICTION = re.compile(r"\.(nii\.gz|png)$")
 # Of a scan of a chest; a series of fewer is what a scanner draws to plan the scan.
 FEWEST_SLICES = 4
 
@@ -49,6 +53,15 @@ class DicomIdentity(NamedTuple):
     modality: str
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """Label maps in a folder that its record names, or all where the record cannot be read."""
+
+    folder: Path
+    files: int
+    recorded: bool = True
+
+
 @dataclass
 class Tree:
     """All folders below a root that hold files."""
@@ -56,6 +69,8 @@ class Tree:
     root: Path
     folders: list[Folder] = field(default_factory=list)
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
+    repositories: list[Path] = field(default_factory=list)
+    predictions: list[Predictions] = field(default_factory=list)
     empty: bool = True
     _identities: dict[Path, DicomIdentity | None] = field(default_factory=dict)
 
@@ -67,14 +82,27 @@ class Tree:
                     yield path
 
     def dicom_identity(self, folder: Folder) -> DicomIdentity | None:
-        """Patient and modality by the tags of the folder's first DICOM file; None if it has none.
+        """Patient and modality by the tags of the folder's first DICOM file that can be read.
 
-        Only for folders whose names do not tell; each is opened at most once, and read no further
-        than the patient's ID.
+        Only for folders whose names do not tell. None where none can be read: all are empty, cut
+        short or no DICOM.
         """
-        if folder.path not in self._identities:
-            self._identities[folder.path] = _identity(folder)
-        return self._identities[folder.path]
+        nameless = None
+        for name, path in folder.files.items():
+            if is_dicom_name(name) and (identity := self.file_identity(path)):
+                if identity.patient_id:
+                    return identity
+                nameless = nameless or identity
+        return nameless
+
+    def file_identity(self, path: Path) -> DicomIdentity | None:
+        """Patient and modality by one file's tags; None where it cannot be read.
+
+        Each file is opened at most once, and read no further than the patient's ID.
+        """
+        if path not in self._identities:
+            self._identities[path] = _identity(path)
+        return self._identities[path]
 
 
 def is_dicom_name(name: str) -> bool:
@@ -82,29 +110,31 @@ def is_dicom_name(name: str) -> bool:
     return name.lower().endswith((".dcm", ".ima"))
 
 
-def _identity(folder: Folder) -> DicomIdentity | None:
+def _identity(path: Path) -> DicomIdentity | None:
     from pydicom.filereader import read_partial
 
-    first = next((path for name, path in folder.files.items() if is_dicom_name(name)), None)
-    if first is None:
-        return None
     try:
-        with open(first, "rb") as file:
+        with open(path, "rb") as file, warnings.catch_warnings():
+            # Of what is none, and of small rules that anonymised files break everywhere.
+            warnings.simplefilter("ignore")
             # Tags come in ascending order, and the patient's ID before any of the bulk.
-            head = read_partial(file, stop_when=lambda tag, *_: tag > 0x00100020)
-        return DicomIdentity(str(head.get("PatientID", "")), str(head.get("Modality", "")))
+            # Forced, because old files without a preamble are of some dataset too.
+            head = read_partial(file, stop_when=lambda tag, *_: tag > 0x00100020, force=True)
     except Exception:
-        # pydicom raises nearly anything on damaged bytes. Finding must not stop at that; reading
-        # the file reports it.
+        # pydicom raises nearly anything on damaged bytes. Finding must not stop at that; what is
+        # found, or not found for it, is reported.
         return None
+    found = DicomIdentity(str(head.get("PatientID", "")), str(head.get("Modality", "")))
+    return found if any(found) else None
 
 
 def walk(root: str | os.PathLike[str]) -> Tree:
     """List everything below ``root`` once, following links to folders but never in circles.
 
     Hidden files and folders, ``__MACOSX`` and the ``._*`` files of Apple's archiver are left out,
-    and so are folders that this project wrote: dataset repositories and predictions.
-    Folders that may not be listed are collected in ``unreadable`` with the reason.
+    and so is what this project wrote: dataset repositories whole, and the label maps that the
+    record of a folder of predictions names. Both are collected in ``repositories`` and
+    ``predictions``. Folders that may not be listed are collected in ``unreadable`` with the reason.
 
     Raises
     ------
@@ -137,7 +167,8 @@ def walk(root: str | os.PathLike[str]) -> Tree:
         except OSError as fault:
             tree.unreadable.append((path, os.strerror(fault.errno or 0)))
             continue
-        if any(entry.name in _WRITTEN_MARKS for entry in listed):
+        if any(entry.name == _REPOSITORY_MARK for entry in listed):
+            tree.repositories.append(path)
             continue
         files: dict[str, Path] = {}
         for entry in listed:
@@ -155,11 +186,29 @@ def walk(root: str | os.PathLike[str]) -> Tree:
                 files[name] = nested
             else:
                 (links if entry.is_symlink() else waiting).append(path / name)
+        if _PREDICTIONS_RECORD in files:
+            _pass_over_predictions(tree, path, files)
         if files:
             tree.empty = False
             tree.folders.append(Folder(path, files))
     tree.folders.sort(key=lambda folder: folder.path)
     return tree
+
+
+def _pass_over_predictions(tree: Tree, folder: Path, files: dict[str, Path]) -> None:
+    """Take out of ``files`` what the folder's record names; scans may lie beside and below it."""
+    try:
+        named = json.loads(files[_PREDICTIONS_RECORD].read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        named = None
+    recorded = isinstance(named, dict)
+    predicted = [
+        name for name in files if (name in named if recorded else _PREDICTION.search(name))
+    ]
+    for name in predicted:
+        del files[name]
+    if predicted:
+        tree.predictions.append(Predictions(folder, len(predicted), recorded))
 
 
 def _nested_volume(folder: Path) -> Path | None:

@@ -1,6 +1,7 @@
 """The registry's commands as a user types them: what they print, and their exit status."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -54,6 +55,37 @@ def test_datasets_counts_what_is_found(run, data):
     assert status == 0
     assert "1 of 50 labelled" in out
     assert "0 of 63 labelled" in out
+
+
+def test_datasets_says_what_was_not_counted(run, data, monkeypatch):
+    (data / "CT-2").mkdir()
+    (data / "1.3.6").mkdir()
+    (data / "1.3.6/1-1.dcm").touch()
+    (data / "hub/.covidseg").mkdir(parents=True)
+    for name in ("Lung_Mask", "Infection_Mask"):
+        (data / f"{name}.zip").touch()
+    (data / "Lung_Mask").mkdir()  # extracted
+    listed = os.scandir
+
+    def scandir(path="."):
+        if str(path).endswith("CT-2"):
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setenv("COLUMNS", "999")
+    status, out, _ = run("datasets", data)
+    assert status == 0
+    told = [
+        f"cannot be listed: {data}/CT-2 (Permission denied)",
+        f"damaged DICOM: {data}/1.3.6/1-1.dcm",
+        f"archive, only what is extracted counts: {data}/Infection_Mask.zip",
+        f"repository, passed over: {data}/hub",
+    ]
+    assert out.splitlines()[-4:] == told
+    status, out, err = run("datasets", data, "--json")
+    assert json.loads(out)["mosmed"]["found"]["cases"] == {"labelled": 1}
+    assert err.splitlines() == told
 
 
 def test_datasets_as_json(run, data):

@@ -214,6 +214,26 @@ def test_a_last_slice_that_is_empty_or_cut_is_not_passed_over(series, kept):
     assert read_series(folder).shape == (6, 5, 6)
 
 
+def test_links_to_folders_are_followed_but_not_in_circles_and_not_upwards(series, tmp_path):
+    folder, files, _ = series
+    write_series(tmp_path / "other", scan(), **{**UIDS, "series_uid": "1.2.826.0.1.9"})
+    linked = tmp_path / "top" / "linked"
+    linked.mkdir(parents=True)
+    (linked / "scan").symlink_to(folder)
+    (linked / "again").symlink_to(folder)
+    (linked / "circle").symlink_to(linked)
+    (linked / "up").symlink_to(tmp_path)  # where the other scan lies too
+    np.testing.assert_array_equal(read_series(linked).data, read_series(folder).data)
+    (found,) = find_series(linked)
+    assert len(found.files) == len(files)
+    # What is there under its own name is named by it.
+    (folder / "a link").symlink_to(folder / "own")
+    (folder / "own").mkdir()
+    files[-1].rename(folder / "own" / files[-1].name)
+    assert folder / "own" / files[-1].name in find_series(folder)[0].files
+    assert len(find_series(folder)[0].files) == len(files)
+
+
 def test_two_series_in_one_folder(series, tmp_path):
     folder, _, _ = series
     other = {**UIDS, "series_uid": "1.2.826.0.1.9"}

@@ -110,6 +110,25 @@ def test_inside_it_equals_map_coordinates(order, degrees, scale, orientation, la
     assert result.data.dtype == np.float32
 
 
+@pytest.mark.parametrize("order", [1, 3])
+@pytest.mark.parametrize("degrees", [0, 0.06, 20])
+def test_between_the_outermost_centres_and_the_edge_are_the_edges_values(order, degrees):
+    """Also where grids are oblique, so that a turn of next to nothing changes next to nothing."""
+    volume = Volume(
+        np.arange(8, dtype=np.float32)[:, None, None] * 100 + np.zeros((8, 8, 8)), np.eye(4)
+    )
+    affine = rotated(degrees) @ np.linalg.inv(AFFINE)
+    affine[:3, 3] = (-0.4, 2, 2)
+    shape = (6, 5, 4)
+    result = resample_to_grid(volume, shape, affine, order=order, fill=-1).data
+    points = positions(shape, affine)
+    clipped = np.clip(points, 0, 7)
+    expected = at(volume, clipped, order).reshape(shape)
+    outside = ((points < -0.5) | (points > 7.5)).any(axis=0).reshape(shape)
+    assert ((points < 0).any(axis=0).reshape(shape) & ~outside).any()
+    np.testing.assert_allclose(result, np.where(outside, -1, expected), atol=0.01)
+
+
 @pytest.mark.parametrize("degrees", [0, 15])
 def test_labels_by_nearest_keep_dtype_and_values(degrees):
     labels = (SMOOTH > 20).astype(np.uint8) * 3

@@ -347,6 +347,19 @@ def test_damaged_dicom_file(hand, tmp_path):
     assert finding.file == str(file)
 
 
+def test_dicom_that_nobody_can_tell_is_an_error(hand, tmp_path):
+    nsclc(hand, tmp_path)
+    cavity(hand, tmp_path, hand.LPS)
+    (tmp_path / "1.3.6").mkdir()
+    for n in range(16):
+        (tmp_path / f"1.3.6/1-{n:03d}.dcm").touch()
+    report = check(tmp_path)
+    (finding,) = [one for one in report.findings if one.severity == "error"]
+    assert (finding.kind, finding.file) == ("unreadable", str(tmp_path / "1.3.6"))
+    assert "holds no DICOM file that can be read" in finding.found
+    assert not report.ok
+
+
 def test_cavity_off_the_grid_is_a_warning_and_of_another_scan_an_error(hand, tmp_path):
     nsclc(hand, tmp_path)
     slightly, far = hand.LPS.copy(), hand.LPS.copy()
@@ -359,6 +372,23 @@ def test_cavity_off_the_grid_is_a_warning_and_of_another_scan_an_error(hand, tmp
     (finding,) = of_files(check(tmp_path))
     assert (finding.severity, finding.kind, finding.file) == ("error", "geometry", str(path))
     assert "lies outside of the image" in finding.found
+
+
+def test_what_this_project_wrote_is_passed_over_and_said(hand, tmp_path):
+    hand.put_mosmed(tmp_path / "raw", 255)
+    hand.touch(tmp_path, "hub/.covidseg/report.json", "out/a.nii.gz", "lost/a.nii.gz")
+    (tmp_path / "out/predictions.json").write_text('{"a.nii.gz": "made of"}')
+    (tmp_path / "lost/predictions.json").write_text("")
+    told = {
+        (Path(one.file).name, one.severity, one.kind)
+        for one in check(tmp_path).findings
+        if not one.dataset
+    }
+    assert told == {
+        ("hub", "note", "repository"),
+        ("out", "note", "predictions"),
+        ("lost", "warning", "predictions"),
+    }
 
 
 def test_surplus_cases_are_noted(hand, tmp_path):

@@ -5,6 +5,7 @@ import pytest
 
 from covidseg.core.errors import LayoutError
 from covidseg.registry.find import find_cases
+from covidseg.registry.tree import Predictions
 
 # Layout, its files, and the cases they are: (dataset, cohort, case ID) -> names of masks.
 LAYOUTS = {
@@ -418,7 +419,12 @@ def test_only_what_is_asked_for(tmp_path, hand):
 def test_repositories_that_were_built_are_not_cases_again(tmp_path, hand):
     hand.touch(tmp_path, "raw/CT-1/study_0255.nii.gz", "hub/CT-1/study_0255.nii.gz")
     (tmp_path / "hub" / ".covidseg").mkdir()
-    assert [case.image.parts[-3] for case in find_cases(tmp_path).cases] == ["raw"]
+    found = find_cases(tmp_path)
+    assert [case.image.parts[-3] for case in found.cases] == ["raw"]
+    assert found.repositories == [tmp_path / "hub"]
+    with pytest.raises(LayoutError, match=r"hub: is a dataset repository .*built from") as refused:
+        find_cases(tmp_path / "hub").require_any()
+    assert "imagesTr" not in str(refused.value)
 
 
 def test_test_scans_below_a_folder_called_unlabelled_are_no_pool(tmp_path, hand):
@@ -468,8 +474,33 @@ def test_a_file_under_two_links_is_one_scan(tmp_path, hand):
 
 
 def test_predictions_are_no_scans(tmp_path, hand):
-    hand.touch(tmp_path, "NSCLC/LUNG1-001.nii.gz", "out/LUNG1-001.nii.gz", "out/predictions.json")
-    assert [case.image.parent.name for case in find_cases(tmp_path).cases] == ["NSCLC"]
+    hand.touch(tmp_path, "NSCLC/LUNG1-001.nii.gz", "out/LUNG1-001.nii.gz")
+    (tmp_path / "out/predictions.json").write_text('{"LUNG1-001.nii.gz": "made of"}')
+    found = find_cases(tmp_path)
+    assert [case.image.parent.name for case in found.cases] == ["NSCLC"]
+    assert found.predictions == [Predictions(tmp_path / "out", 1)]
+    with pytest.raises(LayoutError, match="1 label maps that `covidseg predict` wrote"):
+        find_cases(tmp_path / "out").require_any()
+
+
+def test_predictions_among_scans_hide_none(tmp_path, hand):
+    hand.touch(
+        tmp_path,
+        *series("NSCLC/LUNG1-001/study/scan", 9),
+        "NSCLC/LUNG1-001.nii.gz",
+        "NSCLC/LUNG1-002.nii.gz",
+    )
+    record = tmp_path / "NSCLC/predictions.json"
+    record.write_text('{"LUNG1-001.nii.gz": "made of"}')
+    found = find_cases(tmp_path)
+    assert [case.image.name for case in found.cases] == ["scan", "LUNG1-002.nii.gz"]
+    record.write_text("{}")
+    assert len(find_cases(tmp_path).cases) == 3
+    # What a record that cannot be read names is not known: what it may name is passed over.
+    record.write_text('{"LUNG1-0')
+    found = find_cases(tmp_path)
+    assert [case.image.name for case in found.cases] == ["scan"]
+    assert found.predictions == [Predictions(tmp_path / "NSCLC", 2, recorded=False)]
 
 
 def series(root, *slices):
@@ -509,22 +540,106 @@ def test_a_patient_of_the_pool_may_have_two_scans(tmp_path, hand):
     assert not found.duplicates
 
 
-def test_two_structure_sets_are_no_scan_and_reported(tmp_path, hand):
+def put_series(hand, folder, patient="LUNG1-005", uid="1.2.3.1"):
+    from covidseg.imaging.dicom import write_series
+    from covidseg.imaging.volume import Volume
+
+    return write_series(
+        folder,
+        Volume(hand.scan(), hand.LPS),
+        patient_id=patient,
+        study_uid="1.2.3",
+        series_uid=uid,
+        frame_of_reference_uid="1.2.3.9",
+    )
+
+
+def put_structures(path, patient="LUNG1-001"):
+    """A structure set with nothing but what says that it is one."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 
+    entry = Dataset()
+    entry.file_meta = FileMetaDataset()
+    entry.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    entry.SOPClassUID, entry.SOPInstanceUID = RTStructureSetStorage, f"1.2.{path.stem}"
+    entry.Modality, entry.PatientID = "RTSTRUCT", patient
+    path.parent.mkdir(parents=True, exist_ok=True)
+    entry.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_two_structure_sets_are_no_scan_and_reported(tmp_path, hand):
     hand.touch(tmp_path, *series("NSCLC/LUNG1-001/study/scan", 9))
-    folder = tmp_path / "NSCLC/LUNG1-001/study/structures"
-    folder.mkdir()
     for n in range(2):
-        entry = Dataset()
-        entry.file_meta = FileMetaDataset()
-        entry.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        entry.SOPClassUID, entry.SOPInstanceUID = RTStructureSetStorage, f"1.2.{n}"
-        entry.Modality, entry.PatientID = "RTSTRUCT", "LUNG1-001"
-        entry.save_as(folder / f"{n}.dcm", enforce_file_format=True)
+        put_structures(tmp_path / f"NSCLC/LUNG1-001/study/structures/{n}.dcm")
     found = find_cases(tmp_path)
     assert [(case.image.name, list(case.masks)) for case in found.cases] == [
         ("scan", ["structures"])
     ]
     assert [path.name for _, _, path in found.masks_twice] == ["1.dcm"]
+
+
+@pytest.mark.parametrize("kept", [0, 100, 300])
+def test_one_damaged_slice_does_not_hide_a_scan_laid_out_by_uid(kept, tmp_path, hand):
+    files = put_series(hand, tmp_path / "1.3.6.1")
+    files[0].write_bytes(files[0].read_bytes()[:kept])
+    found = find_cases(tmp_path)
+    assert [case.case_id for case in found.cases] == ["LUNG1-005"]
+    assert not found.damaged
+    # Where none can be read, nobody knows whose they are; that is said, not passed over.
+    for file in files:
+        file.write_bytes(file.read_bytes()[:kept])
+    found = find_cases(tmp_path)
+    assert found.damaged == [tmp_path / "1.3.6.1"]
+    assert not found.ignored
+    with pytest.raises(LayoutError, match="1 damaged DICOM files or folders"):
+        found.require_any()
+    # Nothing of MSD's is DICOM.
+    assert not find_cases(tmp_path, ["msd"]).damaged
+
+
+def test_other_peoples_dicom_is_ignored_also_without_a_preamble(tmp_path, hand):
+    for file in put_series(hand, tmp_path / "old", "somebody else"):
+        file.write_bytes(file.read_bytes()[132:])
+    found = find_cases(tmp_path)
+    assert [(entry.folder.name, entry.files) for entry in found.ignored] == [("old", 10)]
+    assert not found.damaged
+
+
+def test_a_damaged_structure_set_is_no_localiser(tmp_path, hand):
+    study = tmp_path / "NSCLC/LUNG1-001/study"
+    put_series(hand, study / "scan", "LUNG1-001")
+    path = put_structures(study / "structures/1-1.dcm")
+    path.write_bytes(path.read_bytes()[:100])
+    found = find_cases(tmp_path)
+    assert [(case.image.name, list(case.masks)) for case in found.cases] == [("scan", [])]
+    assert found.damaged == [path]
+    # Beside a scout as well.
+    scout = put_series(hand, study / "all", "LUNG1-001")[0]
+    for file in scout.parent.iterdir():
+        if file != scout:
+            file.unlink()
+    path = path.rename(scout.with_name("structures.dcm"))
+    found = find_cases(tmp_path)
+    assert [case.image.name for case in found.cases] == ["scan"]
+    assert found.damaged == [path]
+    assert [entry.folder.name for entry in found.ignored] == ["all"]
+
+
+@pytest.mark.parametrize("folder", ["LUNG1-001", "LUNG1-001/study", "by the tags"])
+def test_structures_in_the_scans_own_folder_are_found(folder, tmp_path, hand):
+    put_series(hand, tmp_path / folder, "LUNG1-001")
+    path = put_structures(tmp_path / folder / "00011.dcm")
+    found = find_cases(tmp_path)
+    assert [case.image for case in found.cases] == [tmp_path / folder]
+    assert found.cases[0].masks["structures"].path == path
+
+
+def test_slices_of_a_scan_are_not_opened_where_their_names_tell(tmp_path, hand, monkeypatch):
+    from covidseg.registry import tree
+
+    put_series(hand, tmp_path / "LUNG1-001/study/series", "LUNG1-001")
+    put_series(hand, tmp_path / "LUNG1-002", "LUNG1-002")
+    monkeypatch.setattr(tree, "_identity", lambda path: pytest.fail(f"opened {path}"))
+    assert len(find_cases(tmp_path).cases) == 2

@@ -181,13 +181,94 @@ def test_what_may_be_the_last_copy_stays(covid, tmp_path):
     assert not [f for f in left if "mosmed" in f or "coronacases_008" in f]
 
 
-def test_the_report_of_a_published_repository_names_no_place_of_this_machine(covid, tmp_path):
-    path = covid / IMAGES / "coronacases_008.nii.gz"
-    path.write_bytes(path.read_bytes()[:100])
-    build(covid, tmp_path / "hub", publish=True)
-    text = (tmp_path / "hub/.covidseg/report.json").read_text()
+def volumes(hub):
+    """Every NIfTI file of NSCLC, as role/name."""
+    return files(hub / "volumes/nsclc/labelled")
+
+
+@pytest.fixture
+def nsclc(tmp_path):
+    """Two cases whose volumes are converted, so that those of a build are the last copy of it."""
+    sources.nsclc_dicom(tmp_path / "raw")
+    build(tmp_path / "raw", tmp_path / "hub", partial=True)
+    return tmp_path / "raw"
+
+
+BOTH = [f"{role}/LUNG1-00{n}.nii.gz" for role in ("image", "lung") for n in (1, 2)]
+
+
+def test_volumes_stay_where_a_folder_cannot_be_listed(nsclc, tmp_path, monkeypatch):
+    hub, listed = tmp_path / "hub", os.scandir
+    assert volumes(hub) == BOTH
+
+    def scandir(path="."):
+        if str(path).endswith("NSCLC-Radiomics/LUNG1-002"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    report = build(nsclc, hub, partial=True)
+    assert volumes(hub) == BOTH
+    assert report.kept == ["nsclc of 1 case"]
+    assert not report.sound
+    monkeypatch.undo()
+    shutil.rmtree(nsclc / "NSCLC-Radiomics/LUNG1-002")
+    assert build(nsclc, hub, partial=True).kept == []
+    assert volumes(hub) == BOTH[::2]
+
+
+def test_volumes_stay_where_dicom_cannot_be_told(nsclc, tmp_path):
+    series = nsclc / "NSCLC-Radiomics/LUNG1-002/study/series"
+    # As a client lays it out by UID; none of it arrived whole.
+    shutil.move(series, nsclc / "1.2.3")
+    for path in (nsclc / "1.2.3").iterdir():
+        path.write_bytes(b"")
+    report = build(nsclc, tmp_path / "hub", partial=True)
+    assert ["1.2.3: DICOM that cannot be read" in fault for fault in report.faults] == [True]
+    assert volumes(tmp_path / "hub") == BOTH
+
+
+def test_annotations_stay_that_a_case_has_lost(nsclc, tmp_path):
+    shutil.move(nsclc / "Thoracic_Cavities", tmp_path / "not mounted")
+    report = build(nsclc, tmp_path / "hub", partial=True)
+    assert report.kept == ["nsclc lung of 2 cases"]
+    assert volumes(tmp_path / "hub") == BOTH
+    assert rows(tmp_path / "hub", "nsclc", "labelled")[0].get("lung_file_name") is None
+    # A case that is gone goes, with its annotations.
+    shutil.rmtree(nsclc / "NSCLC-Radiomics/LUNG1-002")
+    build(nsclc, tmp_path / "hub", partial=True)
+    assert volumes(tmp_path / "hub") == BOTH[::2]
+    # Published, nothing stays that no row names.
+    build(nsclc, tmp_path / "hub", partial=True, publish=True)
+    assert volumes(tmp_path / "hub") == BOTH[:1]
+
+
+def test_volumes_stay_of_a_case_that_is_there_twice(nsclc, tmp_path):
+    patient = "NSCLC-Radiomics/LUNG1-002"
+    shutil.copytree(nsclc / patient, nsclc / "second copy" / patient)
+    report = build(nsclc, tmp_path / "hub", partial=True)
+    assert ["LUNG1-002 is there 2 times" in fault for fault in report.faults] == [True]
+    assert volumes(tmp_path / "hub") == BOTH
+
+
+def test_a_published_repository_names_no_place_of_this_machine(covid, tmp_path):
+    hub = tmp_path / "hub"
+    image, mask = (covid / f / "coronacases_008.nii.gz" for f in (IMAGES, "Lung_Mask"))
+    gone = covid / IMAGES / "coronacases_007.nii.gz"
+    for path in (image, gone, mask.with_name("coronacases_006.nii.gz")):
+        path.write_bytes(path.read_bytes()[:100])
+    # Nor may an earlier build that was not for publishing have left one.
+    build(covid, hub)
+    left = hub / ".covidseg/cases/covid-ct-seg/labelled/coronacases_007.json"
+    left.write_text(json.dumps({"fault": f"{gone}: damaged"}))
+    gone.unlink()
+    build(covid, hub, publish=True)
+    text = (hub / ".covidseg/report.json").read_text()
     assert "coronacases_008.nii.gz" in text
-    assert str(tmp_path) not in text
+    for file in files(hub):
+        assert os.fsencode(tmp_path) not in (hub / file).read_bytes(), file
+    # What is sound is still not read again.
+    assert build(covid, hub, publish=True).unchanged == 17
 
 
 def test_values_that_are_no_numbers_are_a_fault(covid, tmp_path):
@@ -202,10 +283,18 @@ def test_values_that_are_no_numbers_are_a_fault(covid, tmp_path):
     assert "task1-lung-fold0" in report.left_out
 
 
-def test_a_folder_that_load_dataset_takes_for_a_pattern_is_refused(covid, tmp_path):
-    with pytest.raises(ConfigError, match=r"\[ \] in its path"):
-        build(covid, tmp_path / "hub[1]")
-    assert not (tmp_path / "hub[1]").exists()
+@pytest.mark.parametrize(
+    ("name", "finding"),
+    [
+        ("hub[1]", r"\[ \] in its path"),
+        ("hub::1", ":: in its path"),
+        ("h\udcfcb", "no UTF-8"),  # Latin-1
+    ],
+)
+def test_a_folder_that_load_dataset_cannot_load_from_is_refused(name, finding, covid, tmp_path):
+    with pytest.raises(ConfigError, match=finding):
+        build(covid, tmp_path / name)
+    assert not (tmp_path / name).exists()
 
 
 def test_two_builds_of_the_same_data_are_byte_for_byte_the_same(covid, tmp_path):
@@ -415,8 +504,12 @@ def test_the_command(covid, tmp_path, capsys):
         return 0
 
     hub = tmp_path / "hub"
+    (covid / "Task4_Lung_GTV.zip").touch()
+    (covid / "Lung_Mask.zip").touch()  # beside what was extracted of it
     assert status(covid, "--out", hub, "-j", 1) == 0
     out = capsys.readouterr().out
+    assert f"{covid}/Task4_Lung_GTV.zip is an archive: only what is extracted" in out
+    assert "Lung_Mask.zip" not in out
     assert "43 configurations of 20 cases (20 read, 0 unchanged)" in out
     assert "no cases found of nsclc: task2-nsclc-lung, task2-nsclc-effusion" in out
     assert f'load_dataset("{hub}", "task1-infection-fold0", split="train")' in out

@@ -35,7 +35,7 @@ from covidseg.imaging.nifti import read_nifti, write_nifti
 from covidseg.imaging.volume import Volume
 from covidseg.inference import files
 from covidseg.inference.ensemble import Ensemble
-from covidseg.inference.files import find_inputs, read_input
+from covidseg.inference.files import find_inputs, read_input, refuse_sources
 from covidseg.inference.predictor import Predictor
 
 
@@ -173,6 +173,42 @@ def test_no_result_takes_the_place_of_a_scan(run, raw, tmp_path, capsys, words, 
     assert call("predict", "--run", run, given, "--out", out, *words) == 2
     assert "a scan that is to be segmented" in capsys.readouterr().err
     assert scan.read_bytes() == before
+
+
+def test_label_maps_do_not_go_among_the_scans(tmp_path):
+    write_series(
+        tmp_path / "raw/LUNG1-001/study/series",
+        Volume(np.zeros((4, 4, 2), np.int16), np.eye(4)),
+        patient_id="LUNG1-001",
+        study_uid="1.2.3",
+        series_uid="1.2.3.4",
+        frame_of_reference_uid="1.2.3.5",
+    )
+    write_nifti(tmp_path / "scans/a.nii", Volume(np.zeros((2, 2, 2)), np.eye(4)))
+    (tmp_path / "link").symlink_to(tmp_path / "raw")
+    series, scan = (
+        find_inputs([tmp_path / "raw/LUNG1-001"]),
+        find_inputs([tmp_path / "scans/a.nii"]),
+    )
+    for inputs, out in (
+        # Given as an input, raw would stand for LUNG1-001.nii.gz in it, and no series any more.
+        (series, "raw"),
+        (series, "link"),
+        (series, "raw/LUNG1-001"),
+        (series, "raw/LUNG1-001/study/series"),
+        (scan, "scans"),  # with a.nii.gz beside a.nii
+    ):
+        with pytest.raises(ConfigError, match=rf"{out}: holds scans .*such as .*/predictions"):
+            refuse_sources(inputs, tmp_path / out)
+    for inputs, out in (
+        (series, "raw/predictions"),
+        (series, "raw/LUNG1-001/predictions"),
+        (scan, "scans/predictions"),
+        (scan, "."),  # which stands for files directly in it
+        (scan, "raw"),
+        (series, "scans"),
+    ):
+        refuse_sources(inputs, tmp_path / out)
 
 
 def test_an_output_folder_that_cannot_be_written_is_said_first(run, raw, tmp_path, capsys):
