@@ -133,12 +133,16 @@ class Piece:
 
 @dataclass
 class Found:
-    """What one dataset found in a tree: its cases, and pieces that could not be placed."""
+    """What one dataset found in a tree: its cases, and pieces that could not be placed.
+
+    ``findings`` says what was passed over and why.
+    """
 
     cases: list[Case] = field(default_factory=list)
     masks_without_image: list[Piece] = field(default_factory=list)
     masks_twice: list[tuple[Case, str, Path]] = field(default_factory=list)
     claimed: set[Path] = field(default_factory=set)
+    findings: list[Finding] = field(default_factory=list)
 
 
 class Dataset:

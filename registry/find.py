@@ -14,6 +14,7 @@ from covidseg.core.errors import LayoutError
 from covidseg.registry.cases import Case
 from covidseg.registry.dataset import Dataset, Piece, natural
 from covidseg.registry.datasets import DATASETS, dataset
+from covidseg.registry.findings import Finding
 from covidseg.registry.phantom.marker import MARKER, phantom_marker
 from covidseg.registry.tree import VOLUME, Tree, is_dicom_name, walk
 
@@ -47,7 +48,8 @@ class FoundDatasets:
     """What lies below ``root``.
 
     ``cases`` holds every scan that was found, both of a pair that claims one ID; ``duplicates``
-    lists such pairs. Nothing was opened but what a layout needs to be told apart.
+    lists such pairs. ``findings`` says what a dataset passed over and why. Nothing was opened but
+    what a layout needs to be told apart.
     """
 
     root: Path
@@ -60,6 +62,7 @@ class FoundDatasets:
     ignored: list[Ignored] = field(default_factory=list)
     archives: list[tuple[str, Path]] = field(default_factory=list)
     phantom_folders: list[Path] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
     @property
     def phantom(self) -> bool:
@@ -108,6 +111,8 @@ class FoundDatasets:
         if self.ignored:
             count = sum(entry.files for entry in self.ignored)
             finding += f"; {count} volumes or pictures in folders of other layouts"
+        for passed in self.findings:
+            finding += f"; {passed.file}: {passed.found}"
         if self.archives:
             names = ", ".join(sorted({path.name for _, path in self.archives}))
             finding += f"; archives not extracted: {names}"
@@ -155,6 +160,7 @@ def find_cases(
         found.cases += _without_links(part.cases)
         found.masks_without_image += [(entry.key, piece) for piece in part.masks_without_image]
         found.masks_twice += part.masks_twice
+        found.findings += part.findings
     found.duplicates = _duplicates(found.cases)
     found.ignored = _ignored(tree, claimed)
     found.archives = [

@@ -274,6 +274,18 @@ def test_exchanged_lungs(hand, tmp_path):
     assert "to the patient's right" in finding.found
 
 
+def test_target_volumes_in_a_folder_of_organs(hand, tmp_path):
+    case = tmp_path / "Task3_Thoracic_OAR/1"
+    hand.put(case / "data.nii.gz", hand.scan())
+    label = hand.put(case / "label.nii.gz", hand.infection())
+    hand.touch(tmp_path, "Task1_HaN_OAR/1/data.nii.gz")
+    report = check(tmp_path)
+    (finding,) = of_files(report)
+    assert (finding.severity, finding.kind, finding.file) == ("error", "labels", str(label))
+    assert finding.found.startswith("holds left_lung alone")
+    assert [f.severity for f in report.findings if f.kind == "passed-over"] == ["note"]
+
+
 def test_lung_of_one_side_only(hand, tmp_path):
     hand.put(tmp_path / "Task06_Lung/imagesTr/lung_001.nii.gz", hand.scan())
     hand.put(tmp_path / "Task06_Lung/labelsTr/lung_001.nii.gz", hand.infection())

@@ -441,6 +441,53 @@ def test_structseg_below_a_folder_that_is_called_as_the_head_and_neck_tasks(tmp_
     assert [case.cohort for case in find_cases(tmp_path).cases] == ["organs"]
 
 
+@pytest.mark.parametrize(
+    ("folder", "top", "cohort"),
+    [
+        # The benchmark's names for its own tasks, whose numbers are not the challenge's.
+        ("Task303_StructSegTumor", 1, "target_volume"),
+        ("Task203_StructSegTumor", 1, "target_volume"),
+        ("Task200_StructSegLung", 6, "organs"),
+        ("task3/StructSeg_tumour", 1, "target_volume"),
+        ("task2/StructSeg_lung", 6, "organs"),
+        ("task2/Lung_GTV", 1, "target_volume"),
+        ("task3/target_volume", 1, "target_volume"),
+        # A word of the user's study far above says less than the labels.
+        ("lung-tumour-study/StructSeg2019", 6, "organs"),
+        ("lung", 1, "target_volume"),
+        ("Task31", 1, "target_volume"),
+        ("Task4_Lung_GTV/task3", 6, "organs"),
+    ],
+)
+def test_structseg_by_words_before_numbers(folder, top, cohort, tmp_path, hand):
+    label = np.zeros((4, 4, 4), np.uint8)
+    label[0, 0, 0] = top
+    hand.put(tmp_path / folder / "1" / "label.nii.gz", label)
+    hand.touch(tmp_path / folder, "1/data.nii.gz")
+    found = find_cases(tmp_path)
+    assert found.counts("structseg") == {cohort: 1}
+    assert not found.findings
+
+
+def test_structseg_whose_labels_cannot_be_read_is_told_by_its_name(tmp_path, hand):
+    hand.touch(tmp_path, "Task303_StructSegTumor/1/data.nii.gz", "Task300_StructSegLung/1/data.nii")
+    assert find_cases(tmp_path).counts("structseg") == {"organs": 1, "target_volume": 1}
+
+
+@pytest.mark.parametrize(
+    ("folder", "severity"), [("Task1_HaN_OAR", "note"), ("task2/StructSeg", "warning")]
+)
+def test_folders_of_head_and_neck_are_passed_over_but_not_in_silence(
+    folder, severity, tmp_path, hand
+):
+    hand.touch(tmp_path / folder, "1/data.nii.gz", "1/label.nii.gz")
+    (finding,) = find_cases(tmp_path).findings
+    assert (finding.severity, finding.kind) == (severity, "passed-over")
+    assert finding.file == str(tmp_path / folder)
+    with pytest.raises(LayoutError, match="names a task of head and neck"):
+        find_cases(tmp_path).require_any()
+
+
 def test_links_into_a_folder_of_phantoms_are_phantoms(tmp_path, hand):
     hand.touch(tmp_path / "drawn", *LAYOUTS["Zenodo"][0])
     (tmp_path / "drawn/PHANTOM.json").write_text('{"phantom": true}')
