@@ -103,8 +103,7 @@ def read_mask(case: Case, name: str, *, grid: Volume | None = None) -> Volume:
     if mask.own_grid:
         grid = grid if grid is not None else read_image(case)
         return bring_onto(labelled(stored, mask), grid, mask)
-    if mask.format == "nifti":
-        _require_image_grid(case, stored, mask, grid)
+    _require_image_grid(case, stored, mask, grid)
     return labelled(stored, mask)
 
 
@@ -232,7 +231,9 @@ def _require_image_grid(case: Case, stored: Volume, mask: Mask, grid: Volume | N
     else:
         image = read_image(case)
         shape, affine = image.shape, image.affine
-    require_same_grid(stored.shape, stored.affine, mask.path, shape, affine, case.image)
+    # A picture has no axes of its own to compare, only a size.
+    own = affine if mask.format == "picture" else stored.affine
+    require_same_grid(stored.shape, own, mask.path, shape, affine, case.image)
 
 
 def _value(mask: Mask, label: str) -> int:
