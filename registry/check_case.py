@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from covidseg.core.errors import CovidsegError
-from covidseg.imaging.content import content_hash
+from covidseg.imaging.content import oriented_content_hash
 from covidseg.imaging.dicom import read_series
 from covidseg.imaging.geometry import grids_agree, reoriented_affine
 from covidseg.imaging.intensity import find_nonfinite, guess_scale
@@ -69,7 +69,7 @@ def _check_image(case: Case, check: CaseCheck) -> Volume | None:
         spacing_mm=[round(spacing, 6) for spacing in image.spacing_mm],
         orientation=image.orientation,
         dtype=str(image.data.dtype),
-        content_hash=content_hash(image),
+        content_hash=oriented_content_hash(image),
     )
     if series is not None:
         check.facts["series_uid"] = series.uid

@@ -246,6 +246,19 @@ def test_one_scan_under_two_names(hand, tmp_path):
     assert "never train on it" in findings[1].remedy
 
 
+def test_one_scan_with_its_axes_flipped(hand, tmp_path):
+    hand.put(tmp_path / "COVID-19-20_v2/Validation/volume-covid19-A-0004_ct.nii.gz", hand.scan())
+    flipped = hand.LPS.copy()
+    flipped[1, 1], flipped[1, 3] = -flipped[1, 1], flipped[1, 1] * (hand.SHAPE[1] - 1)
+    pool = hand.put(
+        tmp_path / "CT-Images-in-COVID-19/volume-covid19-A-0600.nii.gz",
+        hand.scan()[:, ::-1],
+        flipped,
+    )
+    (finding,) = [f for f in check(tmp_path).findings if f.kind == "duplicate-content"]
+    assert (finding.severity, finding.file) == ("warning", str(pool))
+
+
 def test_pool_scan_that_is_an_evaluation_scan_by_name_too(hand, tmp_path):
     for name in (
         "COVID-19-20_v2/Validation/volume-covid19-A-0004_ct.nii.gz",
