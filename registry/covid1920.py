@@ -6,7 +6,7 @@ The challenge's archives, and TCIA's CT Images in COVID-19 (the unlabelled pool)
 
     COVID-19-20_v2/Train/volume-covid19-A-0003_ct.nii.gz, ..._seg.nii.gz
     COVID-19-20_v2/Validation/volume-covid19-A-0004_ct.nii.gz
-    COVID-19-20_TestSet/volume-covid19-A-0001.nii.gz          (any folder with "test" in its name)
+    COVID-19-20_TestSet/volume-covid19-A-0001.nii.gz          (a folder with a word of "test...")
     CT-Images-in-COVID-19/volume-covid19-A-0000.nii.gz
     CT-Images-in-COVID-19/volume-covid19-A-0000/<study>/<series>/1-001.dcm ...
 
@@ -37,7 +37,7 @@ from covidseg.registry.dataset import (
 )
 from covidseg.registry.findings import Finding
 from covidseg.registry.tree import FEWEST_SLICES, Folder, Tree, is_dicom_name
-from covidseg.splits.identity import patient_of
+from covidseg.splits.identity import patient_of, published_name
 from covidseg.splits.records import CaseKey
 
 SOURCES_FILE = "test_sources.csv"
@@ -50,7 +50,8 @@ _SOURCE_ID = re.compile(
     re.IGNORECASE,
 )
 _POOL = r"(?:CT[-_ ]Images[-_ ]in[-_ ]COVID[-_ ]?19|unlabell?ed)(?:/[^/]+)*"
-_TEST = r"[^/]*test[^/]*"
+# A word that begins with "test", as in "TestSet" and "COVIDTest", but not "latest" or "contest".
+_TEST = r"[^/]*(?:(?<![a-z])test|(?-i:Test))[^/]*"
 _POOL_PATIENT = re.compile(
     r"CT[-_ ]Images[-_ ]in[-_ ]COVID[-_ ]?19/(?:.*/)?(volume-covid19-A-\d{4}(?:_\d+)?)(?:/|$)",
     re.IGNORECASE,
@@ -130,7 +131,10 @@ class Covid1920(Dataset):
 
     def pieces(self, tree: Tree) -> list[Piece]:
         sources = read_sources(tree)
-        pieces = super().pieces(tree)
+        # A name in other letters' case is no other scan.
+        pieces = [
+            replace(piece, case_id=published_name(piece.case_id)) for piece in super().pieces(tree)
+        ]
         _refuse_unknown(sources, {piece.case_id for piece in pieces if piece.cohort == "test"})
         found = []
         for piece in pieces:
@@ -170,7 +174,7 @@ def _pool_series(tree: Tree, names: set[str]) -> list[Piece]:
     for folder in tree.folders:
         match = _POOL_PATIENT.search(folder.posix)
         if match and sum(map(is_dicom_name, folder.files)) > 1:
-            series[match[1]].append(folder)
+            series[published_name(match[1])].append(folder)
     taken = names | set(series)
     pieces = []
     for name, folders in series.items():

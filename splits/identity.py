@@ -27,12 +27,20 @@ _KAGGLE = re.compile(
 )
 
 
-def published_name(case_id: str) -> str:
-    """The published ID of a COVID-19-CT-Seg scan that the Kaggle mirror calls something else.
+_COVID1920 = re.compile(r"volume-covid19-(?P<scan>[A-Z]{1,3}-\d{3,4}(?:_\d+)?)", re.IGNORECASE)
+# Datasets whose cases bear their patients' names, a further scan's number left out.
+_NAMED_BY_PATIENT = ("nsclc", "covid1920")
 
-    ``coronacases_org_001`` gives ``coronacases_001``, as the mirror's own masks are called; any
-    other name comes back as it is.
+
+def published_name(case_id: str) -> str:
+    """The published ID of a scan that goes by another name too.
+
+    ``coronacases_org_001``, as the Kaggle mirror of COVID-19-CT-Seg has it, gives
+    ``coronacases_001``, as the mirror's own masks are called; a name of COVID-19-20 gets the
+    letters' case of the published ones. Any other name comes back as it is.
     """
+    if match := _COVID1920.fullmatch(case_id):
+        return f"volume-covid19-{match['scan'].upper()}"
     match = _KAGGLE.fullmatch(case_id)
     return f"{match['source']}_{match['number']}" if match else case_id
 

@@ -426,6 +426,39 @@ def test_test_scans_below_a_folder_called_unlabelled_are_no_pool(tmp_path, hand)
     assert [case.cohort for case in find_cases(tmp_path).cases] == ["test_seen"]
 
 
+@pytest.mark.parametrize(
+    ("folder", "cohort"),
+    [
+        ("latest", "unlabelled"),
+        ("contest", "unlabelled"),
+        ("LATEST", "unlabelled"),
+        ("COVID-19-20_TestSet", "test_seen"),
+        ("testing", "test_seen"),
+        ("TEST", "test_seen"),
+        ("ChallengeTest", "test_seen"),
+        ("COVIDTest_v1", "test_seen"),
+        ("my_test_scans", "test_seen"),
+    ],
+)
+def test_test_is_a_word_in_a_folders_name(folder, cohort, tmp_path, hand):
+    hand.touch(tmp_path / "CT-Images-in-COVID-19" / folder, "volume-covid19-A-0100.nii.gz")
+    assert [case.cohort for case in find_cases(tmp_path).cases] == [cohort]
+
+
+def test_names_of_covid1920_in_other_letters_case_are_the_same_scans(tmp_path, hand):
+    hand.touch(
+        tmp_path,
+        "COVID-19-20_v2/Train/Volume-COVID19-a-0011_ct.nii.gz",
+        "COVID-19-20_v2/Train/volume-covid19-A-0011_seg.nii.gz",
+        "CT-Images-in-COVID-19/volume-covid19-a-0014/s/1/1.dcm",
+        "CT-Images-in-COVID-19/volume-covid19-a-0014/s/1/2.dcm",
+    )
+    pool, train = sorted(find_cases(tmp_path).cases, key=lambda case: case.cohort, reverse=True)
+    assert (pool.case_id, pool.patient_id) == ("volume-covid19-A-0014", "volume-covid19-A-0014")
+    assert train.case_id == "volume-covid19-A-0011"
+    assert list(train.masks) == ["infection"]
+
+
 def test_a_link_does_not_hide_the_folder_it_points_to(tmp_path, hand):
     hand.touch(tmp_path, *LAYOUTS["Zenodo"][0])
     (tmp_path / "images").symlink_to(tmp_path / "COVID-19-CT-Seg_20cases")
