@@ -82,14 +82,15 @@ def identities(record: CaseRecord) -> list[Identity]:
     among = scan.dataset
     if among == "semiseg" and record.cohort in ("train", "test"):
         among += f"/{record.cohort}"
-    found = [
-        Identity("scan", f"{among}/{scan.case_id}"),
-        Identity("patient", f"{among}/{patient}"),
-    ]
-    if record.patient_id and record.patient_id != patient:
-        found.append(Identity("patient", f"{among}/{record.patient_id}"))
+    found = [Identity("scan", str(CaseKey(among, scan.case_id)))]
+    # A case ID that stands in for a patient's is no second patient where the record states one.
+    stands_in = patient == scan.case_id and scan.dataset not in _NAMED_BY_PATIENT
+    patients = {record.patient_id or patient} if stands_in else {patient, record.patient_id}
     found += [
-        Identity("patient", f"{among}/{'='.join(group['cases'])}", "suspected")
+        Identity("patient", str(CaseKey(among, name))) for name in sorted(filter(None, patients))
+    ]
+    found += [
+        Identity("patient", str(CaseKey(among, "=".join(group["cases"]))), "suspected")
         for group in _groups()
         if group["certainty"] == "suspected" and _named(scan, group)
     ]
