@@ -42,8 +42,10 @@ from covidseg.splits.records import CaseKey
 
 SOURCES_FILE = "test_sources.csv"
 
-_SCAN = r"volume-covid19-(?P<scan>A-\d{4}(?:_\d+)?)"
+_SCAN_NUMBER = r"A-\d{4}(?:_\d+)?"
+_SCAN = rf"volume-covid19-(?P<scan>{_SCAN_NUMBER})"
 _TEST_SCAN = r"volume-covid19-(?P<scan>[A-Z]{1,3}-\d{3,4}(?:_\d+)?)"
+_NAME = re.compile(rf"volume-covid19-{_SCAN_NUMBER}")
 _ID = r"volume-covid19-\g<scan>"
 _SOURCE_ID = re.compile(
     rf"(?:volume-covid19-)?(?P<scan>[A-Z]{{1,3}}-\d{{3,4}}(?:_\d+)?)(?:_ct)?(?:{NII})?",
@@ -128,6 +130,10 @@ class Covid1920(Dataset):
 
     def source_of(self, case_id, cohort):
         return "unseen" if cohort == "test_unseen" else "seen"
+
+    def patient_named(self, text):
+        name = published_name(text.strip())
+        return self.patient_of(name) if _NAME.fullmatch(name) else None
 
     def pieces(self, tree: Tree) -> list[Piece]:
         sources = read_sources(tree)

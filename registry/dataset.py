@@ -187,6 +187,12 @@ class Dataset:
         """The patient that a case is of; a case whose patient is not known is one of its own."""
         return patient_of(CaseKey(self.key, case_id))
 
+    def patient_named(self, text: str) -> str | None:
+        """The patient of this dataset whose name ``text`` is (a PatientID of DICOM); None for any
+        other text, such as an anonymiser's number. Only datasets that come as DICOM know names.
+        """
+        return None
+
     def expected_ids(self, cohort: str) -> tuple[str, ...]:
         """Canonical case IDs of a cohort; empty where only their number is published."""
         return canonical_cases(self.key) if cohort in self.listed_cohorts else ()

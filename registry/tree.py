@@ -73,7 +73,8 @@ class Tree:
         than the patient's ID.
         """
         if folder.path not in self._identities:
-            self._identities[folder.path] = _identity(folder)
+            first = next((p for name, p in folder.files.items() if is_dicom_name(name)), None)
+            self._identities[folder.path] = None if first is None else dicom_identity(first)
         return self._identities[folder.path]
 
 
@@ -82,14 +83,12 @@ def is_dicom_name(name: str) -> bool:
     return name.lower().endswith((".dcm", ".ima"))
 
 
-def _identity(folder: Folder) -> DicomIdentity | None:
+def dicom_identity(path: Path) -> DicomIdentity | None:
+    """Patient and modality by the tags of a DICOM file; None if they cannot be read."""
     from pydicom.filereader import read_partial
 
-    first = next((path for name, path in folder.files.items() if is_dicom_name(name)), None)
-    if first is None:
-        return None
     try:
-        with open(first, "rb") as file:
+        with open(path, "rb") as file:
             # Tags come in ascending order, and the patient's ID before any of the bulk.
             head = read_partial(file, stop_when=lambda tag, *_: tag > 0x00100020)
         return DicomIdentity(str(head.get("PatientID", "")), str(head.get("Modality", "")))

@@ -255,6 +255,17 @@ def test_copies_are_files_of_their_own(covid, tmp_path):
     assert report.unchanged == 0
 
 
+def test_a_series_of_another_patient_is_a_fault_and_not_taken(tmp_path):
+    sources.nsclc_dicom(tmp_path / "raw")
+    one, other = sorted((tmp_path / "raw/NSCLC-Radiomics").iterdir())
+    shutil.rmtree(one)
+    shutil.copytree(other, one)
+    report = build(tmp_path / "raw", tmp_path / "hub")
+    (fault,) = report.faults
+    assert f"is of {other.name} by its PatientID" in fault
+    assert report.configurations["nsclc"] == {"labelled": 1}
+
+
 def test_publish_holds_no_volume_that_may_not_be_passed_on(covid, tmp_path):
     hub = tmp_path / "hub"
     sources.mosmed(covid)
