@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from covidseg.core.errors import LayoutError
+from covidseg.core.errors import CovidsegError, LayoutError
 from covidseg.registry.cases import Case
 from covidseg.registry.dataset import Dataset, Piece, natural
 from covidseg.registry.datasets import DATASETS, dataset
@@ -153,7 +153,7 @@ def find_cases(
     # Every dataset looks, also where few are asked for: what another one claims is not unknown.
     for entry in DATASETS.values():
         if entry not in chosen:
-            claimed |= {piece.path for piece in entry.pieces(tree)}
+            claimed |= _claimed(entry, tree)
             continue
         part = entry.find(tree)
         claimed |= part.claimed
@@ -171,6 +171,15 @@ def find_cases(
         or path.name.lower() in _ARCHIVES.get(entry.key, ())
     ]
     return found
+
+
+def _claimed(entry: Dataset, tree: Tree) -> set[Path]:
+    """Files of a dataset that nobody asked for: what is wrong with it is no matter here."""
+    try:
+        pieces = entry.pieces(tree)
+    except CovidsegError:
+        pieces = Dataset.pieces(entry, tree)
+    return {piece.path for piece in pieces}
 
 
 def _phantom_folders(tree: Tree) -> list[Path]:

@@ -415,6 +415,18 @@ def test_only_what_is_asked_for(tmp_path, hand):
     assert not found.ignored
 
 
+def test_what_is_wrong_with_a_dataset_that_is_not_asked_for_does_not_matter(tmp_path, hand):
+    hand.touch(
+        tmp_path, *LAYOUTS["Zenodo"][0], "COVID-19-20_v2/Train/volume-covid19-A-0003_ct.nii.gz"
+    )
+    (tmp_path / "test_sources.csv").write_text("case_id;source\nx;seen\n")
+    found = find_cases(tmp_path, ["covid-ct-seg"])
+    assert {case.dataset for case in found.cases} == {"covid-ct-seg"}
+    assert not found.ignored
+    with pytest.raises(LayoutError, match=r"test_sources\.csv"):
+        find_cases(tmp_path, ["covid1920"])
+
+
 def test_repositories_that_were_built_are_not_cases_again(tmp_path, hand):
     hand.touch(tmp_path, "raw/CT-1/study_0255.nii.gz", "hub/CT-1/study_0255.nii.gz")
     (tmp_path / "hub" / ".covidseg").mkdir()
