@@ -28,7 +28,8 @@ _Root = Annotated[
     Path | None,
     typer.Option(
         help="Folder with your downloads, for what only they know: the names of COVID-19-20's "
-        "scans; for the audit, also patients, DICOM series and the content of every image.",
+        "scans; for the audit, also patients, DICOM series and the content of every "
+        "image of the split's datasets.",
         show_default=False,
     ),
 ]

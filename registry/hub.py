@@ -196,7 +196,7 @@ def _usable(found: FoundDatasets, report: BuildReport) -> list[Case]:
 
 def _layout_findings(found: FoundDatasets, cases: list[Case], report: BuildReport) -> list[Finding]:
     """What is wrong, or perhaps wrong, with the layouts that the cases lie in."""
-    layouts = []
+    layouts: list[Finding] = []
     for key, dataset in DATASETS.items():
         layouts += dataset.layout_findings([case for case in cases if case.dataset == key])
     report.faults += [str(finding) for finding in layouts if finding.severity == "error"]

@@ -85,6 +85,7 @@ def identities(record: CaseRecord) -> list[Identity]:
     found = [Identity("scan", str(CaseKey(among, scan.case_id)))]
     # A case ID that stands in for a patient's is no second patient where the record states one.
     stands_in = patient == scan.case_id and scan.dataset not in _NAMED_BY_PATIENT
+    patients: set[str | None]
     patients = {record.patient_id or patient} if stands_in else {patient, record.patient_id}
     found += [
         Identity("patient", str(CaseKey(among, name))) for name in sorted(filter(None, patients))
