@@ -70,9 +70,9 @@ def build(
 
     There is a configuration for every subtask and fold, with suffix -clean where a patient-clean
     variant differs, and one for each dataset whole. One for which cases are missing is left out,
-    and the report says which and why. Every image and mask is read and checked; bad ones are
-    listed and make the exit status 1, and the rest is built. Run again, it goes on where it was
-    interrupted and reads only what has changed.
+    and the report says which and why. Every image and mask is read and checked; bad ones, and
+    layouts known to be bad, are listed and make the exit status 1, and the rest is built. Run
+    again, it goes on where it was interrupted and reads only what has changed.
 
     Example: covidseg build data/raw --out data/hub
     """
@@ -129,6 +129,10 @@ def _print(report: BuildReport, out: Path) -> None:
         typer.echo("\nIncomplete:")
         for note, name in list(incomplete.items())[:_SHOWN]:
             typer.echo(f"  {name}: {note}")
+    if report.warnings:
+        typer.echo("\nWorth a look:")
+        for line in report.warnings:
+            typer.echo(f"  {line}")
     if report.faults:
         typer.echo(f"\n{len(report.faults)} faults:")
         for fault in report.faults[:_SHOWN]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -21,11 +22,14 @@ task2-nsclc-lung, task3-msd-tumour-fold4, covid1920-fold1. With the suffix -clea
 patient-clean variant: the same without the cases by which the published split leaks.
 """
 
+Reason = TypeVar("Reason", bound=Hashable)
+
 _Root = Annotated[
     Path | None,
     typer.Option(
         help="Folder with your downloads, for what only they know: the names of COVID-19-20's "
-        "scans; for the audit, also patients, DICOM series and the content of every image.",
+        "scans; for the audit, also patients, DICOM series and the content of every "
+        "image of the split's datasets.",
         show_default=False,
     ),
 ]
@@ -198,12 +202,20 @@ def audit(
         else:
             tasks.configuration(word)
             configurations.append(word)
-    records, unread = _read(root, workers, [] if files else configurations)
+    splits = {file: read_split_file(file) for file in files}
+    used = _used(configurations) + [
+        record.dataset
+        for named in splits.values()
+        for parts in named.values()
+        for cases in parts.values()
+        for record in cases
+    ]
+    records, unread = _read(root, workers, used)
     findings = Findings([], [], {})
     if configurations:
         findings = audit_tasks(configurations, records)
-    for file in files:
-        own = audit_files(read_split_file(file), records)
+    for file, named in splits.items():
+        own = audit_files(named, records)
         findings.audited += [f"{file}: {name}" for name in own.audited]
         findings.leaks += own.leaks
         findings.unmatched |= {f"{file}: {name}": lost for name, lost in own.unmatched.items()}
@@ -217,7 +229,7 @@ def audit(
         }
         typer.echo(json.dumps(content, indent=1))
     else:
-        _print(findings, unread, with_content=root is not None)
+        _print(findings, unread, root is not None)
     if findings.unexpected:
         raise typer.Exit(1)
 
@@ -231,13 +243,19 @@ def _records(root: Path | None, configurations: list[str]) -> list[CaseRecord] |
 
 
 def _read(
-    root: Path | None, workers: int | None, configurations: list[str]
+    root: Path | None, workers: int | None, used: list[str]
 ) -> tuple[list[CaseRecord] | None, list[str]]:
+    """Records of the datasets ``used``; a name that the registry does not have has no files."""
     if root is None:
         return None, []
+    from covidseg.registry.datasets import DATASETS
     from covidseg.registry.hub_records import read_records
+    from covidseg.registry.tree import walk
 
-    return read_records(root, _used(configurations), workers=workers)
+    if known := [key for key in DATASETS if key in used]:
+        return read_records(root, known, workers=workers)
+    walk(root)  # raises where there is no such folder
+    return [], []
 
 
 def _used(configurations: list[str]) -> list[str]:
@@ -249,9 +267,13 @@ def _used(configurations: list[str]) -> list[str]:
     return sorted({a.dataset for s in subtasks for used in s.parts.values() for a in used})
 
 
-def _print(findings: Findings, unread: list[str], with_content: bool) -> None:
+def _print(findings: Findings, unread: list[str], with_root: bool) -> None:
     known = [leak for leak in findings.leaks if leak.fault]
-    compared = "scans, patients, DICOM series and content" if with_content else "scans and patients"
+    compared = "scans and patients"
+    if with_root:
+        compared = "scans, patients, DICOM series and content"
+        if unread or findings.unmatched:
+            compared += ", the latter two not of all cases (see below)"
     typer.echo(f"{len(findings.audited)} splits audited by {compared}.")
     for title, leaks in (
         ("Leaks", findings.unexpected),
@@ -266,10 +288,12 @@ def _print(findings: Findings, unread: list[str], with_content: bool) -> None:
         typer.echo(f"\n{_some(names)} not audited: {reason}")
     for line in unread:
         typer.echo(f"\nnot compared by content: {line}")
-    for name, cases in findings.unmatched.items():
+    for lost, names in _by_reason(
+        {name: tuple(cases) for name, cases in findings.unmatched.items()}
+    ).items():
         typer.echo(
-            f"\nnot compared by content: {len(cases)} cases of {name}, of which no file is known"
-            f" below --root ({_some(cases)})"
+            f"\nnot compared by content: {len(lost)} cases of {_folds(names)}, of which no file is"
+            f" known below --root ({_some(list(lost))})"
         )
     typer.echo(
         f"\nPairs of cases that leak: {len(findings.unexpected)}; known faults: {len(known)}."
@@ -313,9 +337,9 @@ def _folds(configurations: list[str]) -> str:
     )
 
 
-def _by_reason(skipped: dict[str, str]) -> dict[str, list[str]]:
-    reasons: dict[str, list[str]] = {}
-    for name, reason in skipped.items():
+def _by_reason(by_name: Mapping[str, Reason]) -> dict[Reason, list[str]]:
+    reasons: dict[Reason, list[str]] = {}
+    for name, reason in by_name.items():
         reasons.setdefault(reason, []).append(name)
     return reasons
 

@@ -3,7 +3,8 @@
 A contour is a closed polygon in patient millimetres that lies in one slice. A voxel belongs to a
 structure where its centre lies inside an odd number of the structure's contours in that slice, so a
 contour within another cuts a hole, and a keyhole (outer and inner line joined by a cut that runs
-both ways) does too: the two ways of the cut cancel out.
+both ways) does too: the two ways of the cut cancel out. A contour that is there again, perhaps from
+another point on or with fewer digits, counts once.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from covidseg.core.files import atomic_file
 from covidseg.imaging.dicom import LPS_TO_RAS, parsing
 from covidseg.imaging.volume import Volume
 
+# How far the points of two copies of one contour may lie apart, where one was written with fewer
+# digits. No structure is so thin.
+_COPY_TOLERANCE_MM = 0.02
 # How far a contour may lie from the middle of its slice, as a share of the slice spacing.
 _OFF_SLICE_SHARE = 0.25
 
@@ -50,12 +54,14 @@ def rasterise(
     structures: Mapping[str, int],
     *,
     frame_of_reference_uid: str | None = None,
+    image_series_uid: str | None = None,
 ) -> NDArray[np.uint8]:
     """Label map of an RTSTRUCT's structures on ``grid``, (X, Y, Z) uint8.
 
     ``structures`` gives the value of each structure wanted; where they overlap, the one later in
-    the mapping wins. ``frame_of_reference_uid`` is the image's (`DicomSeries` has it); given, the
-    structures must be drawn in the same one.
+    the mapping wins. ``frame_of_reference_uid`` and ``image_series_uid`` are the image's
+    (`DicomSeries` has both); given the former, the structures must be drawn in the same one where
+    the file states it, or the file must name the latter as the series it is drawn on.
 
     Raises
     ------
@@ -72,6 +78,8 @@ def rasterise(
         if not 0 <= value <= 255:
             raise ConfigError(f"structure {name!r} is given the value {value}", expected="0 to 255")
     plan = _read(path)
+    if image_series_uid and image_series_uid in _referenced_series(plan, path):
+        frame_of_reference_uid = None  # an anonymiser may change one UID and not the other
     labels = np.zeros(grid.shape, dtype=np.uint8, order="F")
     to_voxel = np.linalg.inv(grid.affine) @ LPS_TO_RAS
     with parsing(path):
@@ -149,6 +157,17 @@ def _read(path: Path) -> Dataset:
         raise UnreadableFileError("is not DICOM", path=path, expected="RTSTRUCT") from fault
 
 
+def _referenced_series(plan: Dataset, path: Path) -> set[str]:
+    """UIDs of the series that the structures say they are drawn on."""
+    with parsing(path):
+        return {
+            str(series.get("SeriesInstanceUID"))
+            for frame in plan.get("ReferencedFrameOfReferenceSequence") or ()
+            for study in frame.get("RTReferencedStudySequence") or ()
+            for series in study.get("RTReferencedSeriesSequence") or ()
+        }
+
+
 def _contours(plan: Dataset, number: int) -> Iterator[NDArray[np.float64]]:
     """The closed contours of one structure as (N, 3) points in mm, LPS+."""
     for item in plan.get("ROIContourSequence") or ():
@@ -178,13 +197,10 @@ def _by_slice(
 ) -> dict[int, list[NDArray[np.float64]]]:
     """Contours as polygons in pixels, gathered by slice; copies of one contour are dropped."""
     found: dict[int, list[NDArray[np.float64]]] = {}
-    seen = set()
+    seen: dict[int, list[NDArray[np.float64]]] = {}
     for points in contours:
         if not np.isfinite(points).all():
             raise GeometryError(f"structure {name!r} has points that are not finite", path=path)
-        if points.tobytes() in seen:
-            continue
-        seen.add(points.tobytes())
         voxels = nib.affines.apply_affine(to_voxel, points)
         z = round(float(voxels[:, 2].mean()))
         off = np.abs(voxels[:, 2] - z).max()
@@ -197,8 +213,32 @@ def _by_slice(
                 expected="contours drawn on the image's own slices",
                 remedy="take the RTSTRUCT that belongs to this scan, and the whole scan",
             )
+        if any(_same_contour(points, other) for other in seen.get(z, ())):
+            continue
+        seen.setdefault(z, []).append(points)
         found.setdefault(z, []).append(voxels[:, :2])
     return found
+
+
+def _same_contour(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
+    """Whether two contours are one, wherever they start and whichever way they run."""
+    a, b = _without_closing_point(a), _without_closing_point(b)
+    # Extents first: of hundreds of contours in a slice next to none are alike in these.
+    if a.shape != b.shape or any(
+        np.abs(extent(a, axis=0) - extent(b, axis=0)).max() > _COPY_TOLERANCE_MM
+        for extent in (np.min, np.max)
+    ):
+        return False
+    for way in (b, b[::-1]):
+        for start in np.flatnonzero(np.abs(way - a[0]).max(axis=1) <= _COPY_TOLERANCE_MM):
+            if np.abs(np.roll(way, -start, axis=0) - a).max() <= _COPY_TOLERANCE_MM:
+                return True
+    return False
+
+
+def _without_closing_point(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Without a last point that repeats the first, which some programs write."""
+    return points[:-1] if len(points) > 1 and np.array_equal(points[0], points[-1]) else points
 
 
 def write_rtstruct(

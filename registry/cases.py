@@ -42,10 +42,10 @@ class Mask:
 
     ``threshold``: the file holds grey values, and what lies above the threshold is label 1.
     ``sides``: how left and right lung are told apart. ``declared``: by ``labels``; ``verified``: by
-    ``labels``, and a lung on the wrong side by the affine is an error; ``by_centroid``: the file's
-    two values carry no meaning, the one whose centroid lies further to the patient's left is
-    ``left_lung``. ``own_grid``: the file's axes need not be the image's; reading brings it onto the
-    image's grid through physical space.
+    ``labels``, and a lung on the wrong side by the affine is an error, as is value 1 alone;
+    ``by_centroid``: the file's two values carry no meaning, the one whose centroid lies further to
+    the patient's left is ``left_lung``. ``own_grid``: the file's axes need not be the image's;
+    reading brings it onto the image's grid through physical space.
     """
 
     path: Path

@@ -148,6 +148,7 @@ def write_report(report: CheckReport, path: str | os.PathLike[str]) -> None:
 
 def _whole_findings(found: FoundDatasets) -> Iterator[Finding]:
     """What concerns the folder as a whole."""
+    yield from found.findings
     for path, reason in found.unreadable:
         yield Finding(
             "error",

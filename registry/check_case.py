@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from covidseg.core.errors import CovidsegError
-from covidseg.imaging.content import content_hash
-from covidseg.imaging.dicom import read_series
+from covidseg.imaging.content import oriented_content_hash
+from covidseg.imaging.dicom import DicomSeries, read_series
 from covidseg.imaging.geometry import grids_agree, reoriented_affine
 from covidseg.imaging.intensity import find_nonfinite, guess_scale
 from covidseg.imaging.nifti import read_header
@@ -42,11 +42,11 @@ def check_case(case: Case) -> CaseCheck:
     checked all the same.
     """
     check = CaseCheck(facts={"masks": {}})
-    image = _check_image(case, check)
+    image, series = _check_image(case, check)
     for name, mask in case.masks.items():
         _measure(mask.path, check)
         try:
-            check.facts["masks"][name] = _check_mask(case, name, mask, image, check)
+            check.facts["masks"][name] = _check_mask(case, name, mask, image, series, check)
         except CovidsegError as fault:
             check.findings.append(
                 from_error(fault, dataset=case.dataset, case_id=case.case_id, file=str(mask.path))
@@ -54,7 +54,7 @@ def check_case(case: Case) -> CaseCheck:
     return check
 
 
-def _check_image(case: Case, check: CaseCheck) -> Volume | None:
+def _check_image(case: Case, check: CaseCheck) -> tuple[Volume | None, DicomSeries | None]:
     _measure(case.image, check)
     try:
         series = ct_series(case)
@@ -63,18 +63,18 @@ def _check_image(case: Case, check: CaseCheck) -> Volume | None:
         check.findings.append(
             from_error(fault, dataset=case.dataset, case_id=case.case_id, file=str(case.image))
         )
-        return None
+        return None, None
     check.facts.update(
         shape=list(image.shape),
         spacing_mm=[round(spacing, 6) for spacing in image.spacing_mm],
         orientation=image.orientation,
         dtype=str(image.data.dtype),
-        content_hash=content_hash(image),
+        content_hash=oriented_content_hash(image),
     )
     if series is not None:
         check.facts["series_uid"] = series.uid
     check.findings += _image_findings(case, image, check)
-    return image
+    return image, series
 
 
 def _image_findings(case: Case, image: Volume, check: CaseCheck) -> Iterator[Finding]:
@@ -122,7 +122,12 @@ def _image_findings(case: Case, image: Volume, check: CaseCheck) -> Iterator[Fin
 
 
 def _check_mask(
-    case: Case, name: str, mask: Mask, image: Volume | None, check: CaseCheck
+    case: Case,
+    name: str,
+    mask: Mask,
+    image: Volume | None,
+    series: DicomSeries | None,
+    check: CaseCheck,
 ) -> dict[str, int]:
     """Findings of one mask go to ``check``; the voxel counts by label are returned."""
 
@@ -134,7 +139,7 @@ def _check_mask(
     if mask.format == "rtstruct":
         if image is None:
             return {}
-        drawn = image.with_data(rasterise_structures(mask, image))
+        drawn = image.with_data(rasterise_structures(case, mask, image, series))
         counts = count_values(drawn.data)
     else:
         drawn = read_stored_mask(mask)

@@ -6,7 +6,7 @@ The challenge's archives, and TCIA's CT Images in COVID-19 (the unlabelled pool)
 
     COVID-19-20_v2/Train/volume-covid19-A-0003_ct.nii.gz, ..._seg.nii.gz
     COVID-19-20_v2/Validation/volume-covid19-A-0004_ct.nii.gz
-    COVID-19-20_TestSet/volume-covid19-A-0001.nii.gz          (any folder with "test" in its name)
+    COVID-19-20_TestSet/volume-covid19-A-0001.nii.gz          (a folder with a word of "test...")
     CT-Images-in-COVID-19/volume-covid19-A-0000.nii.gz
     CT-Images-in-COVID-19/volume-covid19-A-0000/<study>/<series>/1-001.dcm ...
 
@@ -37,20 +37,23 @@ from covidseg.registry.dataset import (
 )
 from covidseg.registry.findings import Finding
 from covidseg.registry.tree import FEWEST_SLICES, Folder, Tree, is_dicom_name
-from covidseg.splits.identity import patient_of
+from covidseg.splits.identity import patient_of, published_name
 from covidseg.splits.records import CaseKey
 
 SOURCES_FILE = "test_sources.csv"
 
-_SCAN = r"volume-covid19-(?P<scan>A-\d{4}(?:_\d+)?)"
+_SCAN_NUMBER = r"A-\d{4}(?:_\d+)?"
+_SCAN = rf"volume-covid19-(?P<scan>{_SCAN_NUMBER})"
 _TEST_SCAN = r"volume-covid19-(?P<scan>[A-Z]{1,3}-\d{3,4}(?:_\d+)?)"
+_NAME = re.compile(rf"volume-covid19-{_SCAN_NUMBER}")
 _ID = r"volume-covid19-\g<scan>"
 _SOURCE_ID = re.compile(
     rf"(?:volume-covid19-)?(?P<scan>[A-Z]{{1,3}}-\d{{3,4}}(?:_\d+)?)(?:_ct)?(?:{NII})?",
     re.IGNORECASE,
 )
 _POOL = r"(?:CT[-_ ]Images[-_ ]in[-_ ]COVID[-_ ]?19|unlabell?ed)(?:/[^/]+)*"
-_TEST = r"[^/]*test[^/]*"
+# A word that begins with "test", as in "TestSet" and "COVIDTest", but not "latest" or "contest".
+_TEST = r"[^/]*(?:(?<![a-z])test|(?-i:Test))[^/]*"
 _POOL_PATIENT = re.compile(
     r"CT[-_ ]Images[-_ ]in[-_ ]COVID[-_ ]?19/(?:.*/)?(volume-covid19-A-\d{4}(?:_\d+)?)(?:/|$)",
     re.IGNORECASE,
@@ -128,9 +131,16 @@ class Covid1920(Dataset):
     def source_of(self, case_id, cohort):
         return "unseen" if cohort == "test_unseen" else "seen"
 
+    def patient_named(self, text):
+        name = published_name(text.strip())
+        return self.patient_of(name) if _NAME.fullmatch(name) else None
+
     def pieces(self, tree: Tree) -> list[Piece]:
         sources = read_sources(tree)
-        pieces = super().pieces(tree)
+        # A name in other letters' case is no other scan.
+        pieces = [
+            replace(piece, case_id=published_name(piece.case_id)) for piece in super().pieces(tree)
+        ]
         _refuse_unknown(sources, {piece.case_id for piece in pieces if piece.cohort == "test"})
         found = []
         for piece in pieces:
@@ -170,7 +180,7 @@ def _pool_series(tree: Tree, names: set[str]) -> list[Piece]:
     for folder in tree.folders:
         match = _POOL_PATIENT.search(folder.posix)
         if match and sum(map(is_dicom_name, folder.files)) > 1:
-            series[match[1]].append(folder)
+            series[published_name(match[1])].append(folder)
     taken = names | set(series)
     pieces = []
     for name, folders in series.items():

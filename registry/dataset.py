@@ -133,12 +133,16 @@ class Piece:
 
 @dataclass
 class Found:
-    """What one dataset found in a tree: its cases, and pieces that could not be placed."""
+    """What one dataset found in a tree: its cases, and pieces that could not be placed.
+
+    ``findings`` says what was passed over and why.
+    """
 
     cases: list[Case] = field(default_factory=list)
     masks_without_image: list[Piece] = field(default_factory=list)
     masks_twice: list[tuple[Case, str, Path]] = field(default_factory=list)
     claimed: set[Path] = field(default_factory=set)
+    findings: list[Finding] = field(default_factory=list)
 
 
 class Dataset:
@@ -185,6 +189,12 @@ class Dataset:
     def patient_of(self, case_id: str) -> str:
         """The patient that a case is of; a case whose patient is not known is one of its own."""
         return patient_of(CaseKey(self.key, case_id))
+
+    def patient_named(self, text: str) -> str | None:
+        """The patient of this dataset whose name ``text`` is (a PatientID of DICOM); None for any
+        other text, such as an anonymiser's number. Only datasets that come as DICOM know names.
+        """
+        return None
 
     def expected_ids(self, cohort: str) -> tuple[str, ...]:
         """Canonical case IDs of a cohort; empty where only their number is published."""

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from covidseg.core.errors import LayoutError
+from covidseg.core.errors import CovidsegError, LayoutError
 from covidseg.registry.cases import Case
 from covidseg.registry.dataset import Dataset, Piece, natural
 from covidseg.registry.datasets import DATASETS, dataset
 from covidseg.registry.extract import archive_stem
+from covidseg.registry.findings import Finding
 from covidseg.registry.phantom.marker import MARKER, phantom_marker
 from covidseg.registry.tree import FEWEST_SLICES, VOLUME, Predictions, Tree, is_dicom_name, walk
 
@@ -48,8 +49,8 @@ class FoundDatasets:
     """What lies below ``root``.
 
     ``cases`` holds every scan that was found, both of a pair that claims one ID; ``duplicates``
-    lists such pairs. Nothing was opened but what a layout needs to be told apart. ``unreadable``
-    lists what may not be listed; ``damaged`` DICOM files, and folders in which there is no other,
+    lists such pairs. Nothing was opened but what a layout needs to be told apart. ``findings``
+    says what a dataset passed over and why. ``unreadable`` lists what may not be listed; ``damaged`` DICOM files, and folders in which there is no other,
     that cannot be read, so that nobody knows which scan they are of. ``repositories`` and
     ``predictions`` are what this project wrote itself and no case is taken from.
     """
@@ -67,6 +68,7 @@ class FoundDatasets:
     predictions: list[Predictions] = field(default_factory=list)
     archives: list[tuple[str, Path]] = field(default_factory=list)
     phantom_folders: list[Path] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
     @property
     def phantom(self) -> bool:
@@ -130,6 +132,8 @@ class FoundDatasets:
         if self.ignored:
             count = sum(entry.files for entry in self.ignored)
             finding += f"; {count} volumes or pictures in folders of other layouts"
+        for passed in self.findings:
+            finding += f"; {passed.file}: {passed.found}"
         if self.archives:
             names = ", ".join(sorted({path.name for _, path in self.archives}))
             finding += f"; archives not extracted: {names}"
@@ -179,13 +183,14 @@ def find_cases(
     # Every dataset looks, also where few are asked for: what another one claims is not unknown.
     for entry in DATASETS.values():
         if entry not in chosen:
-            claimed |= {piece.path for piece in entry.pieces(tree)}
+            claimed |= _claimed(entry, tree)
             continue
         part = entry.find(tree)
         claimed |= part.claimed
         found.cases += _without_links(part.cases)
         found.masks_without_image += [(entry.key, piece) for piece in part.masks_without_image]
         found.masks_twice += part.masks_twice
+        found.findings += part.findings
     found.duplicates = _duplicates(found.cases)
     if any(entry.told_by_tags for entry in chosen):
         found.damaged = _damaged(tree, claimed)
@@ -198,6 +203,15 @@ def find_cases(
         or path.name.lower() in _ARCHIVES.get(entry.key, ())
     ]
     return found
+
+
+def _claimed(entry: Dataset, tree: Tree) -> set[Path]:
+    """Files of a dataset that nobody asked for: what is wrong with it is no matter here."""
+    try:
+        pieces = entry.pieces(tree)
+    except CovidsegError:
+        pieces = Dataset.pieces(entry, tree)
+    return {piece.path for piece in pieces}
 
 
 def _phantom_folders(tree: Tree) -> list[Path]:

@@ -23,6 +23,7 @@ from covidseg.registry import hub_card, hub_rows
 from covidseg.registry.cases import Case
 from covidseg.registry.datasets import DATASETS
 from covidseg.registry.find import FoundDatasets, find_cases
+from covidseg.registry.findings import Finding
 from covidseg.registry.hub_configurations import Configuration, Held, Plan, plan
 from covidseg.registry.hub_volumes import (
     MARK,
@@ -42,7 +43,8 @@ from covidseg.registry.phantom.marker import MARKER as PHANTOM_MARK
 class BuildReport:
     """What a build did, and what it could not do.
 
-    ``faults`` lists bad cases, ``left_out`` configurations that could not be made and why,
+    ``faults`` lists bad cases and layouts, ``warnings`` what somebody should look at, ``left_out``
+    configurations that could not be made and why,
     ``leaks`` those of them that leak in a way nobody has published, ``withheld`` the datasets whose
     volumes were not put into a repository meant for publishing. ``kept`` says what of an earlier
     build was not found this time and is still there: datasets, cases where a folder could not be
@@ -59,6 +61,7 @@ class BuildReport:
     left_out: dict[str, str] = field(default_factory=dict)
     leaks: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     withheld: dict[str, str] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
     archives: list[Path] = field(default_factory=list)
@@ -66,7 +69,7 @@ class BuildReport:
 
     @property
     def sound(self) -> bool:
-        """Whether every case found is good and no configuration leaks."""
+        """Whether every case and layout found is good and no configuration leaks."""
         return not self.faults and not self.leaks
 
 
@@ -133,6 +136,7 @@ def _build(
 ) -> BuildReport:
     report = BuildReport(found.root, out, archives=found.packed())
     cases = _usable(found, report)
+    layouts = _layout_findings(found, cases, report)
     withheld = {
         key
         for key in DATASETS
@@ -152,6 +156,7 @@ def _build(
     report.cases = len(cases)
     report.phantom = bool(held.phantom)
     made = plan(held, partial)
+    _note_layouts(made, layouts)
     report.left_out, report.leaks = made.left_out, made.leaks
     if not made.configurations:
         raise LayoutError(
@@ -207,6 +212,27 @@ def _usable(found: FoundDatasets, report: BuildReport) -> list[Case]:
     ]
     twice = {case.image for duplicate in found.duplicates for case in duplicate.cases}
     return [case for case in found.cases if case.image not in twice]
+
+
+def _layout_findings(found: FoundDatasets, cases: list[Case], report: BuildReport) -> list[Finding]:
+    """What is wrong, or perhaps wrong, with the layouts that the cases lie in."""
+    layouts: list[Finding] = []
+    for key, dataset in DATASETS.items():
+        layouts += dataset.layout_findings([case for case in cases if case.dataset == key])
+    report.faults += [str(finding) for finding in layouts if finding.severity == "error"]
+    report.warnings += [
+        str(finding) for finding in found.findings + layouts if finding.severity == "warning"
+    ]
+    return [finding for finding in layouts if finding.severity != "note"]
+
+
+def _note_layouts(made: Plan, layouts: list[Finding]) -> None:
+    """Whoever loads a configuration reads in the card what is to be said of its datasets."""
+    for configuration in made.configurations:
+        held = {row["dataset"] for rows in configuration.parts.values() for row in rows}
+        configuration.notes += [
+            f"{finding.found}: {finding.remedy}" for finding in layouts if finding.dataset in held
+        ]
 
 
 def _place_all(
@@ -377,9 +403,12 @@ def _as_json(
     report: BuildReport, configurations: list[Configuration], location: Path | None
 ) -> str:
     """The report; where it is to be published (no ``location``) without the paths of a machine."""
-    faults = report.faults
+    faults, warnings = report.faults, report.warnings
     if location is None:
-        faults = [fault.replace(f"{report.root}{os.sep}", "") for fault in faults]
+        faults, warnings = (
+            [line.replace(f"{report.root}{os.sep}", "") for line in lines]
+            for lines in (faults, warnings)
+        )
     return json.dumps(
         {
             "root": None if location is None else str(report.root),
@@ -391,6 +420,7 @@ def _as_json(
             "refused": {c.name: c.refused for c in configurations if c.refused},
             "left_out": report.left_out,
             "faults": faults,
+            "warnings": warnings,
             "withheld": report.withheld,
         },
         indent=1,

@@ -38,13 +38,14 @@ def read_records(
 ) -> tuple[list[CaseRecord], list[str]]:
     """Records with DICOM series and a hash of the content, for which every image is read.
 
-    Returns the records and one line for each image that cannot be read; such a case's record says
-    what its name does.
+    Returns the records and one line for each image that cannot be read, whose record says what its
+    name does, and for each folder that may not be listed, whose cases are not known.
     """
     found = find_cases(root, datasets)
     found.require_any()
     found.require_unique()
-    records, faults = [], []
+    records = []
+    faults = [f"{path}: cannot be listed ({reason.lower()})" for path, reason in found.unreadable]
     for case, result in map_cases(
         _read, found.cases, workers=workers, description="reading", progress=progress
     ):

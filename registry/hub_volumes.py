@@ -2,7 +2,8 @@
 
 A file that is NIfTI on its case's own grid, with labels as declared, is linked, so that what a user
 reads is the source file itself. DICOM series, pictures, contours, masks on axes of their own, masks
-of grey values and lungs told apart by their place are brought into that form once and written.
+of grey values or with a slope and lungs told apart by their place are brought into that form once
+and written.
 
 What was found in a case is kept in a small file beside the volumes with a stamp of its sources, so
 that a build that was interrupted or is run again does nothing twice.
@@ -33,7 +34,7 @@ MARK = ".covidseg"
 
 VOLUMES = "volumes"
 # Raised when a case's notes would come out differently for the same sources.
-_NOTES_VERSION = 1
+_NOTES_VERSION = 2
 
 Placing = Literal["link", "copy"]
 
@@ -182,12 +183,16 @@ def _remove(path: Path) -> None:
 
 def _stays(case: Case, mask: Mask) -> bool:
     """Whether a mask's file can be handed on as it is."""
+    from covidseg.imaging.nifti import read_header
+
     return (
         case.image_format == "nifti"
         and mask.format == "nifti"
         and mask.threshold is None
         and mask.sides != "by_centroid"
         and not mask.own_grid
+        # Whoever loads it would round what slope and intercept give to other labels.
+        and not read_header(mask.path).is_scaled
     )
 
 

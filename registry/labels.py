@@ -60,7 +60,8 @@ def check_labels(counts: dict[float, int], mask: Mask) -> None:
     """Raise `LabelError`, naming the file, unless a mask's values are ones its dataset has.
 
     A mask with a threshold may hold anything from 0 to twice the threshold; one whose sides are
-    told by centroid, any two values above 0; others, 0 and the keys of ``labels``.
+    told by centroid, any two values above 0; others, 0 and the keys of ``labels``. One whose sides
+    are verified holds more than one of them: value 1 alone is a mask of something else.
     """
     values = [value for value, count in counts.items() if count]
     found = "holds " + _some(values)
@@ -92,6 +93,13 @@ def check_labels(counts: dict[float, int], mask: Mask) -> None:
             path=mask.path,
             expected=_wanted(mask),
             remedy=_remedy(values),
+        )
+    if mask.sides == "verified" and max(values) == 1:
+        raise LabelError(
+            f"holds {mask.labels[1]} alone",
+            path=mask.path,
+            expected=_wanted(mask),
+            remedy="this looks like a mask of another kind; call its folder by what it holds",
         )
 
 

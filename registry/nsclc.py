@@ -37,6 +37,7 @@ from covidseg.registry.tree import FEWEST_SLICES, Folder, Tree, is_dicom_name
 _PATIENT = re.compile(r"(?:^|/)(LUNG1-\d{3})(?:/[^/]+){0,3}$", re.IGNORECASE)
 # Headers of slices of one scan differ by a few letters; compressed slices differ, and are opened.
 _SLICES_DIFFER = 0.02
+_NAME = re.compile(r"LUNG1-\d{3}", re.IGNORECASE)
 _CASE = r"LUNG1-(?P<number>\d{3})"
 _ID = r"LUNG1-\g<number>"
 _SIDES = {1: "left_lung", 2: "right_lung"}
@@ -159,6 +160,9 @@ class NSCLC(Dataset):
             "trouble is reported with the shape of its DICOM SEG",
         ),
     }
+
+    def patient_named(self, text):
+        return text.strip().upper() if _NAME.fullmatch(text.strip()) else None
 
     def pieces(self, tree: Tree) -> list[Piece]:
         found = super().pieces(tree)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from covidseg.core.errors import (
     GeometryError,
     IntensityError,
     LabelError,
+    LayoutError,
 )
 from covidseg.imaging.dicom import DicomSeries, find_series, read_series
 from covidseg.imaging.geometry import grids_agree, require_same_grid
@@ -23,12 +25,14 @@ from covidseg.imaging.resample import reorient, resample_to_grid
 from covidseg.imaging.rtstruct import rasterise, structure_names
 from covidseg.imaging.volume import Volume
 from covidseg.registry.cases import Case, Intensity, Mask
+from covidseg.registry.datasets import DATASETS
 from covidseg.registry.labels import (
     check_labels,
     count_values,
     lungs_exchanged,
     sides_by_centroid,
 )
+from covidseg.registry.tree import dicom_identity
 
 # A slice picture has no spacing: 1 mm stands in. Its axes run to the patient's left and back.
 PICTURE_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -49,7 +53,7 @@ def read_image(case: Case) -> Volume:
     ------
     UnreadableFileError, GeometryError, LayoutError
         As `covidseg.imaging.nifti.read_nifti`, `covidseg.imaging.dicom.read_series` and
-        `covidseg.imaging.picture.read_picture` say.
+        `covidseg.imaging.picture.read_picture` say; a DICOM series as `ct_series` says.
     """
     if case.image_format == "nifti":
         return read_nifti(case.image)
@@ -62,13 +66,37 @@ def read_image(case: Case) -> Volume:
 
 
 def ct_series(case: Case) -> DicomSeries | None:
-    """The one CT series of a case's folder, as its headers describe it; None where not just one."""
+    """The one CT series of a case's folder, as its headers describe it; None where not just one.
+
+    Raises
+    ------
+    LayoutError
+        By its PatientID it is another patient's of the dataset.
+    """
     if case.image_format != "dicom":
         return None
     found = [series for series in find_series(case.image) if series.modality == "CT"]
     if case.series_uid is not None:
         found = [series for series in found if series.uid == case.series_uid]
-    return found[0] if len(found) == 1 else None
+    if len(found) != 1:
+        return None
+    _require_patient(case, found[0].patient_id, case.image)
+    return found[0]
+
+
+def _require_patient(case: Case, stated: str, path: Path) -> None:
+    """What lies in the folder of one patient and is another's would train and test unseen.
+
+    An ID that is no name of the dataset's (anonymised once more, or left out) contradicts nothing.
+    """
+    named = DATASETS[case.dataset].patient_named(stated)
+    if named is not None and named != case.patient_id:
+        raise LayoutError(
+            f"is of {named} by its PatientID, but lies where {case.case_id} is looked for",
+            path=path,
+            expected=f"data of {case.patient_id}",
+            remedy="find out whose it is, and put it into that patient's folder",
+        )
 
 
 def read_mask(case: Case, name: str, *, grid: Volume | None = None) -> Volume:
@@ -85,7 +113,10 @@ def read_mask(case: Case, name: str, *, grid: Volume | None = None) -> Volume:
     LabelError
         The mask holds values its dataset does not have, or lungs lie on the wrong sides.
     GeometryError
-        The mask's grid is not the image's, and its dataset does not allow that.
+        The mask's grid is not the image's, and its dataset does not allow that; or structures are
+        drawn on another scan.
+    LayoutError
+        Structures are another patient's by their PatientID.
     UnreadableFileError
         The file cannot be read.
     """
@@ -98,13 +129,12 @@ def read_mask(case: Case, name: str, *, grid: Volume | None = None) -> Volume:
         )
     if mask.format == "rtstruct":
         grid = grid if grid is not None else read_image(case)
-        return grid.with_data(rasterise_structures(mask, grid))
+        return grid.with_data(rasterise_structures(case, mask, grid, ct_series(case)))
     stored = read_stored_mask(mask)
     if mask.own_grid:
         grid = grid if grid is not None else read_image(case)
         return bring_onto(labelled(stored, mask), grid, mask)
-    if mask.format == "nifti":
-        _require_image_grid(case, stored, mask, grid)
+    _require_image_grid(case, stored, mask, grid)
     return labelled(stored, mask)
 
 
@@ -169,14 +199,28 @@ def bring_onto(mask: Volume, grid: Volume, source: Mask) -> Volume:
     return moved
 
 
-def rasterise_structures(mask: Mask, grid: Volume) -> NDArray[np.uint8]:
+def rasterise_structures(
+    case: Case, mask: Mask, grid: Volume, series: DicomSeries | None
+) -> NDArray[np.uint8]:
     """Those structures of an RTSTRUCT that its dataset knows, on ``grid``; empty ones are skipped.
+
+    ``series`` is the scan's, where it is DICOM.
 
     Raises
     ------
     LabelError
         The file has none of them.
+    GeometryError
+        They are drawn in another frame of reference than the scan's, and not on its series.
+    LayoutError
+        They are another patient's by their PatientID.
     """
+    if identity := dicom_identity(mask.path):
+        _require_patient(case, identity.patient_id, mask.path)
+    drawn_on = {
+        "frame_of_reference_uid": series.frame_of_reference_uid if series else None,
+        "image_series_uid": series.uid if series else None,
+    }
     names = structure_names(mask.path)
     wanted = {name: value for name, value in mask.structures.items() if name in names}
     if not wanted:
@@ -186,13 +230,13 @@ def rasterise_structures(mask: Mask, grid: Volume) -> NDArray[np.uint8]:
             expected=", ".join(mask.structures),
         )
     try:
-        return rasterise(mask.path, grid, wanted)
+        return rasterise(mask.path, grid, wanted, **drawn_on)
     except LabelError:
         # A structure that was named but never drawn. The others are of use.
         labels = np.zeros(grid.shape, dtype=np.uint8, order="F")
         for name, value in wanted.items():
             try:
-                drawn = rasterise(mask.path, grid, {name: value})
+                drawn = rasterise(mask.path, grid, {name: value}, **drawn_on)
             except LabelError:
                 continue
             np.copyto(labels, drawn, where=drawn != 0)
@@ -232,7 +276,9 @@ def _require_image_grid(case: Case, stored: Volume, mask: Mask, grid: Volume | N
     else:
         image = read_image(case)
         shape, affine = image.shape, image.affine
-    require_same_grid(stored.shape, stored.affine, mask.path, shape, affine, case.image)
+    # A picture has no axes of its own to compare, only a size.
+    own = affine if mask.format == "picture" else stored.affine
+    require_same_grid(stored.shape, own, mask.path, shape, affine, case.image)
 
 
 def _value(mask: Mask, label: str) -> int:

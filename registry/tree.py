@@ -101,7 +101,7 @@ class Tree:
         Each file is opened at most once, and read no further than the patient's ID.
         """
         if path not in self._identities:
-            self._identities[path] = _identity(path)
+            self._identities[path] = dicom_identity(path)
         return self._identities[path]
 
 
@@ -110,7 +110,8 @@ def is_dicom_name(name: str) -> bool:
     return name.lower().endswith((".dcm", ".ima"))
 
 
-def _identity(path: Path) -> DicomIdentity | None:
+def dicom_identity(path: Path) -> DicomIdentity | None:
+    """Patient and modality by the tags of a DICOM file; None if they cannot be read."""
     from pydicom.filereader import read_partial
 
     try:

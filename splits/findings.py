@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from covidseg.core.errors import SplitError
 from covidseg.splits import tasks
 from covidseg.splits.audit import Leak, audit, audit_together, published_fault
-from covidseg.splits.load import as_records, index_records, published_parts
+from covidseg.splits.load import Place, as_records, index_records, published_parts
 from covidseg.splits.records import CaseKey, CaseRecord
 
 
@@ -19,7 +19,7 @@ class Findings:
     """What was audited, and the leaks found.
 
     ``skipped`` says what could not be audited and why; ``unmatched`` names, by split, the cases of
-    one's own of which no file was found, so that only what the split itself says was compared.
+    which no file was found, so that only their names and what the split itself says was compared.
     """
 
     audited: list[str]
@@ -38,7 +38,8 @@ def audit_tasks(
 ) -> Findings:
     """Audit each configuration alone, and those of one task and fold together.
 
-    With ``records`` (the cases found on disk) patients, DICOM series and content are compared too.
+    With ``records`` (the cases found on disk) patients, DICOM series and content are compared too,
+    of the cases that are among them; the others are named.
 
     Raises
     ------
@@ -57,6 +58,8 @@ def audit_tasks(
             findings.skipped[name] = str(fault)
             continue
         findings.audited.append(name)
+        if known is not None and (lost := _without_file(parts, found)):
+            findings.unmatched[name] = lost
         findings.leaks += _with_faults(audit(parts), subtask.task, name)
         by_fold.setdefault((subtask.task, fold), {})[name] = parts
     # Subtasks of a fold share scans: a pair that leaks within one is no news between two.
@@ -91,10 +94,22 @@ def audit_files(
                 found = _matching(record, by_key.get(record.key, []))
                 completed[part].append(_completed(record, found))
                 if found is None and records is not None:
-                    findings.unmatched.setdefault(name, []).append(str(record.key).lstrip("/"))
+                    findings.unmatched.setdefault(name, []).append(str(record.key))
         findings.audited.append(name)
         findings.leaks += _with_faults(audit(completed), "", name)
     return findings
+
+
+def _without_file(
+    parts: Mapping[str, list[CaseRecord]], found: Mapping[Place, CaseRecord]
+) -> list[str]:
+    lost = {
+        record.key
+        for cases in parts.values()
+        for record in cases
+        if (record.dataset, record.cohort, record.case_id) not in found
+    }
+    return [str(key) for key in sorted(lost)]
 
 
 def _pair(leak: Leak) -> tuple[str, CaseKey, str, CaseKey]:

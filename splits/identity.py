@@ -27,12 +27,20 @@ _KAGGLE = re.compile(
 )
 
 
-def published_name(case_id: str) -> str:
-    """The published ID of a COVID-19-CT-Seg scan that the Kaggle mirror calls something else.
+_COVID1920 = re.compile(r"volume-covid19-(?P<scan>[A-Z]{1,3}-\d{3,4}(?:_\d+)?)", re.IGNORECASE)
+# Datasets whose cases bear their patients' names, a further scan's number left out.
+_NAMED_BY_PATIENT = ("nsclc", "covid1920")
 
-    ``coronacases_org_001`` gives ``coronacases_001``, as the mirror's own masks are called; any
-    other name comes back as it is.
+
+def published_name(case_id: str) -> str:
+    """The published ID of a scan that goes by another name too.
+
+    ``coronacases_org_001``, as the Kaggle mirror of COVID-19-CT-Seg has it, gives
+    ``coronacases_001``, as the mirror's own masks are called; a name of COVID-19-20 gets the
+    letters' case of the published ones. Any other name comes back as it is.
     """
+    if match := _COVID1920.fullmatch(case_id):
+        return f"volume-covid19-{match['scan'].upper()}"
     match = _KAGGLE.fullmatch(case_id)
     return f"{match['source']}_{match['number']}" if match else case_id
 
@@ -74,14 +82,16 @@ def identities(record: CaseRecord) -> list[Identity]:
     among = scan.dataset
     if among == "semiseg" and record.cohort in ("train", "test"):
         among += f"/{record.cohort}"
-    found = [
-        Identity("scan", f"{among}/{scan.case_id}"),
-        Identity("patient", f"{among}/{patient}"),
-    ]
-    if record.patient_id and record.patient_id != patient:
-        found.append(Identity("patient", f"{among}/{record.patient_id}"))
+    found = [Identity("scan", str(CaseKey(among, scan.case_id)))]
+    # A case ID that stands in for a patient's is no second patient where the record states one.
+    stands_in = patient == scan.case_id and scan.dataset not in _NAMED_BY_PATIENT
+    patients: set[str | None]
+    patients = {record.patient_id or patient} if stands_in else {patient, record.patient_id}
     found += [
-        Identity("patient", f"{among}/{'='.join(group['cases'])}", "suspected")
+        Identity("patient", str(CaseKey(among, name))) for name in sorted(filter(None, patients))
+    ]
+    found += [
+        Identity("patient", str(CaseKey(among, "=".join(group["cases"]))), "suspected")
         for group in _groups()
         if group["certainty"] == "suspected" and _named(scan, group)
     ]

@@ -13,7 +13,7 @@ class CaseKey(NamedTuple):
     case_id: str
 
     def __str__(self) -> str:
-        return f"{self.dataset}/{self.case_id}"
+        return f"{self.dataset}/{self.case_id}" if self.dataset else self.case_id
 
 
 @dataclass(frozen=True)

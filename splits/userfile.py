@@ -128,7 +128,7 @@ def _datasets_by_case() -> dict[str, str]:
 def _from_csv(text: str, path: Path) -> dict[str, Parts]:
     try:
         table = csv.DictReader(text.splitlines(), strict=True)
-        rows = list(table)
+        rows = [(table.line_num, row) for row in table]
     except csv.Error as fault:
         raise SplitError(f"is not CSV ({fault})", path=path, expected=_FORMS) from fault
     columns = set(table.fieldnames or ())
@@ -137,8 +137,11 @@ def _from_csv(text: str, path: Path) -> dict[str, Parts]:
             "has the columns " + ", ".join(sorted(columns)), path=path, expected=_FORMS
         )
     found: dict[str, Parts] = {}
-    for row in rows:
+    for line, row in rows:
+        part = (row["part"] or "").strip()
+        if not part:
+            raise SplitError(f"has no part in line {line}", path=path, expected=_FORMS)
         name = f"fold{row['fold']}" if row.get("fold") else path.stem
         record = _completed({field: row.get(field) for field in _FIELDS}, path)
-        found.setdefault(name, {}).setdefault(row["part"].strip(), []).append(record)
+        found.setdefault(name, {}).setdefault(part, []).append(record)
     return found

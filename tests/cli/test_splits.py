@@ -103,6 +103,50 @@ def test_cases_of_ones_own_that_are_not_found_are_counted(run, tmp_path):
     assert json.loads(out)["unmatched"] == {f"{path}: mine": ["nsclc/LUNG1-001", "b"]}
 
 
+def test_a_published_split_says_which_files_were_not_compared(run, tmp_path, monkeypatch):
+    from covidseg.registry import tree
+
+    (tmp_path / "locked").mkdir()
+    scan = tmp_path / "COVID-19-CT-Seg_20cases/coronacases_001.nii.gz"
+    scan.parent.mkdir()
+    scan.touch()
+    listed = tree.os.scandir
+
+    def scandir(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(tree.os, "scandir", scandir)
+    status, out, _ = run("audit", "task1", "--root", tmp_path, "-j", "1")
+    assert status == 0
+    assert "and content, the latter two not of all cases (see below)." in out
+    assert "locked: cannot be listed (permission denied)" in out
+    assert "19 cases of task1-lung-fold*, of which no file is known" in out
+    _, out, _ = run("audit", "task1-lung-fold0", "--root", tmp_path, "-j", "1", "--json")
+    assert len(json.loads(out)["unmatched"]["task1-lung-fold0"]) == 19
+
+
+def test_only_the_datasets_of_ones_own_split_are_looked_at(run, tmp_path):
+    for copy in ("a", "b"):
+        (tmp_path / copy / "NSCLC").mkdir(parents=True)
+        (tmp_path / copy / "NSCLC/LUNG1-001.nii.gz").touch()
+    (tmp_path / "CT-1").mkdir()
+    (tmp_path / "CT-1/study_0255.nii.gz").touch()
+    path = tmp_path / "mine.json"
+    path.write_text('{"train": ["study_0255"], "test": ["study_0256"]}')
+    status, out, _ = run("audit", path, "--root", tmp_path, "-j", "1")
+    assert status == 0
+    assert "mosmed/study_0256" in out
+    path.write_text('{"train": ["study_0255"], "test": ["LUNG1-001"]}')
+    status, _, err = run("audit", path, "--root", tmp_path, "-j", "1")
+    assert status == 2
+    assert "LUNG1-001 is there 2 times" in err
+    path.write_text('{"train": ["x"], "test": ["y"]}')
+    assert "2 cases of" in run("audit", path, "--root", tmp_path)[1]
+    assert run("audit", path, "--root", tmp_path / "nowhere")[0] == 2
+
+
 @pytest.mark.parametrize(
     ("what", "said"),
     [

@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import numpy as np
 import pydicom
 import pytest
@@ -178,6 +180,26 @@ def test_another_frame_of_reference(drawn):
         rasterise(path, grid, STRUCTURES, frame_of_reference_uid="9.9")
 
 
+def test_a_frame_of_reference_that_is_no_contradiction(drawn):
+    path, grid = drawn
+    # An anonymiser changed the frame of reference in one of the two; the series is still named.
+    uids = {"frame_of_reference_uid": "9.9", "image_series_uid": UIDS["image_series_uid"]}
+    np.testing.assert_array_equal(rasterise(path, grid, STRUCTURES, **uids), grid.data)
+    uids["image_series_uid"] = "9.8"
+    with pytest.raises(GeometryError, match=r"expected 9\.9"):
+        rasterise(path, grid, STRUCTURES, **uids)
+    # The same frame on another series (resaved) is the same patient's space.
+    uids["frame_of_reference_uid"] = FRAME
+    np.testing.assert_array_equal(rasterise(path, grid, STRUCTURES, **uids), grid.data)
+    uids["frame_of_reference_uid"] = "9.9"
+    plan = pydicom.dcmread(path)
+    for item in plan.StructureSetROISequence:
+        del item.ReferencedFrameOfReferenceUID
+    del plan.ReferencedFrameOfReferenceSequence
+    plan.save_as(path)
+    np.testing.assert_array_equal(rasterise(path, grid, STRUCTURES, **uids), grid.data)
+
+
 @pytest.mark.parametrize("shift_mm", [1.5, 300])
 def test_contours_off_the_slices(drawn, shift_mm):
     path, grid = drawn
@@ -187,11 +209,25 @@ def test_contours_off_the_slices(drawn, shift_mm):
         rasterise(path, Volume(grid.data, moved), STRUCTURES)
 
 
-def test_a_contour_written_twice_counts_once(drawn):
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda points: points,
+        lambda points: np.roll(points, 2, axis=0),
+        lambda points: np.roll(points[::-1], 1, axis=0),
+        lambda points: points + 0.004,
+        lambda points: np.concatenate([points, points[:1]]),
+    ],
+    ids=["as it is", "from another point on", "the other way round", "rounded", "closed"],
+)
+def test_a_contour_written_twice_counts_once(drawn, again):
     path, grid = drawn
     plan = pydicom.dcmread(path)
     contours = plan.ROIContourSequence[1].ContourSequence
-    contours.append(contours[0])
+    copy = deepcopy(contours[0])
+    points = np.array(copy.ContourData, float).reshape(-1, 3)
+    copy.ContourData = [f"{value:.6f}" for value in again(points).ravel()]
+    contours.append(copy)
     plan.save_as(path)
     np.testing.assert_array_equal(rasterise(path, grid, STRUCTURES), grid.data)
 

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
-from covidseg.core.errors import LayoutError, StorageError
+from covidseg.core.errors import GeometryError, LayoutError, StorageError
 from covidseg.imaging.dicom import write_series
+from covidseg.imaging.rtstruct import write_rtstruct
 from covidseg.imaging.volume import Volume
 from covidseg.registry.check import check_root, write_report
+from covidseg.registry.find import find_cases
+from covidseg.registry.read import read_mask
 
 GOOD, BAD = 256, 255
 
@@ -246,6 +250,19 @@ def test_one_scan_under_two_names(hand, tmp_path):
     assert "never train on it" in findings[1].remedy
 
 
+def test_one_scan_with_its_axes_flipped(hand, tmp_path):
+    hand.put(tmp_path / "COVID-19-20_v2/Validation/volume-covid19-A-0004_ct.nii.gz", hand.scan())
+    flipped = hand.LPS.copy()
+    flipped[1, 1], flipped[1, 3] = -flipped[1, 1], flipped[1, 1] * (hand.SHAPE[1] - 1)
+    pool = hand.put(
+        tmp_path / "CT-Images-in-COVID-19/volume-covid19-A-0600.nii.gz",
+        hand.scan()[:, ::-1],
+        flipped,
+    )
+    (finding,) = [f for f in check(tmp_path).findings if f.kind == "duplicate-content"]
+    assert (finding.severity, finding.file) == ("warning", str(pool))
+
+
 def test_pool_scan_that_is_an_evaluation_scan_by_name_too(hand, tmp_path):
     for name in (
         "COVID-19-20_v2/Validation/volume-covid19-A-0004_ct.nii.gz",
@@ -272,6 +289,18 @@ def test_exchanged_lungs(hand, tmp_path):
     (finding,) = of_files(check(tmp_path))
     assert (finding.severity, finding.kind) == ("error", "sides")
     assert "to the patient's right" in finding.found
+
+
+def test_target_volumes_in_a_folder_of_organs(hand, tmp_path):
+    case = tmp_path / "Task3_Thoracic_OAR/1"
+    hand.put(case / "data.nii.gz", hand.scan())
+    label = hand.put(case / "label.nii.gz", hand.infection())
+    hand.touch(tmp_path, "Task1_HaN_OAR/1/data.nii.gz")
+    report = check(tmp_path)
+    (finding,) = of_files(report)
+    assert (finding.severity, finding.kind, finding.file) == ("error", "labels", str(label))
+    assert finding.found.startswith("holds left_lung alone")
+    assert [f.severity for f in report.findings if f.kind == "passed-over"] == ["note"]
 
 
 def test_lung_of_one_side_only(hand, tmp_path):
@@ -335,6 +364,83 @@ def test_two_series_in_one_folder(hand, tmp_path):
     (finding,) = of_files(check(tmp_path))
     assert finding.kind == "layout"
     assert "holds 2 CT series: 1.2.1.1" in finding.found
+
+
+def retag(folder, **tags):
+    for file in folder.glob("*.dcm"):
+        data = pydicom.dcmread(file)
+        for name, value in tags.items():
+            setattr(data, name, value)
+        data.save_as(file)
+
+
+@pytest.mark.parametrize("stated", ["LUNG1-002", "lung1-003"])
+def test_series_of_another_patient(hand, tmp_path, stated):
+    folder = nsclc(hand, tmp_path) / "0.000000-CT"
+    cavity(hand, tmp_path, hand.LPS)
+    retag(folder, PatientID=stated)
+    (finding,) = of_files(check(tmp_path))
+    assert (finding.severity, finding.kind, finding.file) == ("error", "layout", str(folder))
+    assert f"is of {stated.upper()} by its PatientID" in finding.found
+
+
+@pytest.mark.parametrize("stated", ["LUNG1-001", "lung1-001 ", "ANON-0042", "", "LUNG1-0020"])
+def test_an_id_that_is_no_name_contradicts_nothing(hand, tmp_path, stated):
+    folder = nsclc(hand, tmp_path) / "0.000000-CT"
+    cavity(hand, tmp_path, hand.LPS)
+    retag(folder, PatientID=stated)
+    assert not of_files(check(tmp_path))
+
+
+def test_second_scan_of_a_patient_of_the_pool_is_no_other_patients(hand, tmp_path):
+    for number, study in enumerate(("a", "b")):
+        write_series(
+            tmp_path / "CT-Images-in-COVID-19/volume-covid19-A-0200" / study / "series",
+            Volume(hand.scan(number), hand.LPS),
+            patient_id="volume-covid19-A-0200",
+            study_uid=f"1.2.{number}",
+            series_uid=f"1.2.{number}.1",
+            frame_of_reference_uid=f"1.2.{number}.9",
+        )
+    report = check(tmp_path)
+    assert not of_files(report)
+    assert [case["case_id"][-6:] for case in report.cases] == ["A-0200", "0200_1"]
+    retag(tmp_path / "CT-Images-in-COVID-19/volume-covid19-A-0200/b/series", PatientID="x")
+    retag(
+        tmp_path / "CT-Images-in-COVID-19/volume-covid19-A-0200/a/series",
+        PatientID="volume-covid19-A-0201",
+    )
+    (finding,) = of_files(check(tmp_path))
+    assert "is of volume-covid19-A-0201 by its PatientID" in finding.found
+
+
+def test_structures_of_another_scan(hand, tmp_path):
+    study = nsclc(hand, tmp_path)
+    cavity(hand, tmp_path, hand.LPS)
+    path = study / "3.000000-RT/1-1.dcm"
+    path.parent.mkdir()
+
+    def draw(**changed):
+        uids = {
+            "patient_id": "LUNG1-001",
+            "study_uid": "1.2.1",
+            "series_uid": "1.2.1.3",
+            "sop_instance_uid": "1.2.1.4",
+            "image_series_uid": "1.2.1.1",
+            "frame_of_reference_uid": "1.2.1.9",
+        }
+        structures = {"Lung-Left": 1, "Lung-Right": 2}
+        write_rtstruct(path, Volume(hand.lungs(), hand.LPS), structures, **uids | changed)
+        return of_files(check(tmp_path))
+
+    assert not draw()
+    (finding,) = draw(frame_of_reference_uid="1.2.2.9", image_series_uid="1.2.2.1")
+    assert (finding.severity, finding.kind, finding.file) == ("error", "geometry", str(path))
+    assert "drawn in the frame of reference 1.2.2.9" in finding.found
+    with pytest.raises(GeometryError, match="frame of reference"):
+        read_mask(find_cases(tmp_path).cases[0], "structures")
+    (finding,) = draw(patient_id="LUNG1-002")
+    assert (finding.severity, finding.kind, finding.file) == ("error", "layout", str(path))
 
 
 def test_damaged_dicom_file(hand, tmp_path):

@@ -416,6 +416,18 @@ def test_only_what_is_asked_for(tmp_path, hand):
     assert not found.ignored
 
 
+def test_what_is_wrong_with_a_dataset_that_is_not_asked_for_does_not_matter(tmp_path, hand):
+    hand.touch(
+        tmp_path, *LAYOUTS["Zenodo"][0], "COVID-19-20_v2/Train/volume-covid19-A-0003_ct.nii.gz"
+    )
+    (tmp_path / "test_sources.csv").write_text("case_id;source\nx;seen\n")
+    found = find_cases(tmp_path, ["covid-ct-seg"])
+    assert {case.dataset for case in found.cases} == {"covid-ct-seg"}
+    assert not found.ignored
+    with pytest.raises(LayoutError, match=r"test_sources\.csv"):
+        find_cases(tmp_path, ["covid1920"])
+
+
 def test_repositories_that_were_built_are_not_cases_again(tmp_path, hand):
     hand.touch(tmp_path, "raw/CT-1/study_0255.nii.gz", "hub/CT-1/study_0255.nii.gz")
     (tmp_path / "hub" / ".covidseg").mkdir()
@@ -432,6 +444,39 @@ def test_test_scans_below_a_folder_called_unlabelled_are_no_pool(tmp_path, hand)
     assert [case.cohort for case in find_cases(tmp_path).cases] == ["test_seen"]
 
 
+@pytest.mark.parametrize(
+    ("folder", "cohort"),
+    [
+        ("latest", "unlabelled"),
+        ("contest", "unlabelled"),
+        ("LATEST", "unlabelled"),
+        ("COVID-19-20_TestSet", "test_seen"),
+        ("testing", "test_seen"),
+        ("TEST", "test_seen"),
+        ("ChallengeTest", "test_seen"),
+        ("COVIDTest_v1", "test_seen"),
+        ("my_test_scans", "test_seen"),
+    ],
+)
+def test_test_is_a_word_in_a_folders_name(folder, cohort, tmp_path, hand):
+    hand.touch(tmp_path / "CT-Images-in-COVID-19" / folder, "volume-covid19-A-0100.nii.gz")
+    assert [case.cohort for case in find_cases(tmp_path).cases] == [cohort]
+
+
+def test_names_of_covid1920_in_other_letters_case_are_the_same_scans(tmp_path, hand):
+    hand.touch(
+        tmp_path,
+        "COVID-19-20_v2/Train/Volume-COVID19-a-0011_ct.nii.gz",
+        "COVID-19-20_v2/Train/volume-covid19-A-0011_seg.nii.gz",
+        "CT-Images-in-COVID-19/volume-covid19-a-0014/s/1/1.dcm",
+        "CT-Images-in-COVID-19/volume-covid19-a-0014/s/1/2.dcm",
+    )
+    pool, train = sorted(find_cases(tmp_path).cases, key=lambda case: case.cohort, reverse=True)
+    assert (pool.case_id, pool.patient_id) == ("volume-covid19-A-0014", "volume-covid19-A-0014")
+    assert train.case_id == "volume-covid19-A-0011"
+    assert list(train.masks) == ["infection"]
+
+
 def test_a_link_does_not_hide_the_folder_it_points_to(tmp_path, hand):
     hand.touch(tmp_path, *LAYOUTS["Zenodo"][0])
     (tmp_path / "images").symlink_to(tmp_path / "COVID-19-CT-Seg_20cases")
@@ -445,6 +490,53 @@ def test_structseg_below_a_folder_that_is_called_as_the_head_and_neck_tasks(tmp_
         tmp_path / "task2", "Task3_Thoracic_OAR/1/data.nii.gz", "Task1_HaN_OAR/1/data.nii.gz"
     )
     assert [case.cohort for case in find_cases(tmp_path).cases] == ["organs"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "top", "cohort"),
+    [
+        # The benchmark's names for its own tasks, whose numbers are not the challenge's.
+        ("Task303_StructSegTumor", 1, "target_volume"),
+        ("Task203_StructSegTumor", 1, "target_volume"),
+        ("Task200_StructSegLung", 6, "organs"),
+        ("task3/StructSeg_tumour", 1, "target_volume"),
+        ("task2/StructSeg_lung", 6, "organs"),
+        ("task2/Lung_GTV", 1, "target_volume"),
+        ("task3/target_volume", 1, "target_volume"),
+        # A word of the user's study far above says less than the labels.
+        ("lung-tumour-study/StructSeg2019", 6, "organs"),
+        ("lung", 1, "target_volume"),
+        ("Task31", 1, "target_volume"),
+        ("Task4_Lung_GTV/task3", 6, "organs"),
+    ],
+)
+def test_structseg_by_words_before_numbers(folder, top, cohort, tmp_path, hand):
+    label = np.zeros((4, 4, 4), np.uint8)
+    label[0, 0, 0] = top
+    hand.put(tmp_path / folder / "1" / "label.nii.gz", label)
+    hand.touch(tmp_path / folder, "1/data.nii.gz")
+    found = find_cases(tmp_path)
+    assert found.counts("structseg") == {cohort: 1}
+    assert not found.findings
+
+
+def test_structseg_whose_labels_cannot_be_read_is_told_by_its_name(tmp_path, hand):
+    hand.touch(tmp_path, "Task303_StructSegTumor/1/data.nii.gz", "Task300_StructSegLung/1/data.nii")
+    assert find_cases(tmp_path).counts("structseg") == {"organs": 1, "target_volume": 1}
+
+
+@pytest.mark.parametrize(
+    ("folder", "severity"), [("Task1_HaN_OAR", "note"), ("task2/StructSeg", "warning")]
+)
+def test_folders_of_head_and_neck_are_passed_over_but_not_in_silence(
+    folder, severity, tmp_path, hand
+):
+    hand.touch(tmp_path / folder, "1/data.nii.gz", "1/label.nii.gz")
+    (finding,) = find_cases(tmp_path).findings
+    assert (finding.severity, finding.kind) == (severity, "passed-over")
+    assert finding.file == str(tmp_path / folder)
+    with pytest.raises(LayoutError, match="names a task of head and neck"):
+        find_cases(tmp_path).require_any()
 
 
 def test_links_into_a_folder_of_phantoms_are_phantoms(tmp_path, hand):

@@ -1,6 +1,8 @@
 """What a build does with incomplete, bad, restricted and changing data."""
 
+import contextlib
 import errno
+import gzip
 import importlib.util
 import io
 import json
@@ -13,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -313,6 +316,24 @@ def test_volumes_are_hard_links_of_their_sources(covid, tmp_path):
         assert not laid.is_symlink()
 
 
+def test_a_mask_with_a_slope_is_written_not_linked(covid, tmp_path):
+    source = covid / "Infection_Mask/coronacases_001.nii.gz"
+    image = nib.load(source)
+    labels = np.asarray(image.dataobj)
+    # As SPM stores it: 100 times 0.01 is not quite 1, which a reader's cast makes 0.
+    scaled = nib.Nifti1Image(labels.astype(np.int16) * 100, image.affine)
+    scaled.header.set_data_dtype(np.int16)
+    raw = bytearray(scaled.to_bytes())
+    raw[112:116] = np.float32(0.01).tobytes()
+    source.write_bytes(gzip.compress(bytes(raw)))
+    assert not np.asarray(nib.load(source).dataobj).astype(np.uint8).any()
+    report = build(covid, tmp_path / "hub")
+    assert report.sound
+    laid = tmp_path / "hub/volumes/covid-ct-seg/labelled/infection/coronacases_001.nii.gz"
+    decoded = np.asarray(nib.load(laid).dataobj).astype(np.uint8)
+    np.testing.assert_array_equal(decoded, labels)
+
+
 def test_copies_are_files_of_their_own(covid, tmp_path):
     build(covid, tmp_path / "hub")
     report = build(covid, tmp_path / "hub", placing="copy")
@@ -321,6 +342,17 @@ def test_copies_are_files_of_their_own(covid, tmp_path):
     assert not os.path.samefile(laid, source)
     assert laid.read_bytes() == source.read_bytes()
     assert report.unchanged == 0
+
+
+def test_a_series_of_another_patient_is_a_fault_and_not_taken(tmp_path):
+    sources.nsclc_dicom(tmp_path / "raw")
+    one, other = sorted((tmp_path / "raw/NSCLC-Radiomics").iterdir())
+    shutil.rmtree(one)
+    shutil.copytree(other, one)
+    report = build(tmp_path / "raw", tmp_path / "hub")
+    (fault,) = report.faults
+    assert f"is of {other.name} by its PatientID" in fault
+    assert report.configurations["nsclc"] == {"labelled": 1}
 
 
 def test_publish_holds_no_volume_that_may_not_be_passed_on(covid, tmp_path):
@@ -392,6 +424,28 @@ def test_covid1920_needs_all_its_training_scans_for_its_folds(tmp_path):
     report = build(root, hub)
     assert "198 training scans found instead of 199" in report.left_out["covid1920-fold0"]
     assert report.configurations["covid1920"] == {"train": 198, "validation": 50}
+
+
+def test_scans_of_version_1_are_a_fault_and_of_no_version_a_warning(tmp_path, capsys):
+    for folder in ("COVID-19-20_v1", "COVID-19-20"):
+        train = tmp_path / folder / "raw" / folder / "Train"
+        sources.put(train / "volume-covid19-A-0003_ct.nii.gz", sources.scan(folder))
+        sources.put(train / "volume-covid19-A-0003_seg.nii.gz", sources.labels())
+    hub = tmp_path / "hub"
+    report = build(tmp_path / "COVID-19-20_v1/raw", hub)
+    assert not report.sound
+    (fault,) = report.faults
+    assert "1 scans lie in a folder of version 1, whose labels had errors" in fault
+    assert "version 1, whose labels had errors" in (hub / "README.md").read_text()
+    with contextlib.suppress(SystemExit):
+        main(["build", str(tmp_path / "COVID-19-20/raw"), "--out", str(hub), "-j", "1"])
+    assert "Worth a look:\n  covid1920: 1 scans lie in folders that do not say" in (
+        capsys.readouterr().out
+    )
+    report = json.loads((hub / ".covidseg/report.json").read_text())
+    assert report["faults"] == []
+    assert any("do not say which version" in note for note in report["notes"]["covid1920"])
+    assert "do not say which version" in (hub / "README.md").read_text()
 
 
 def test_a_folder_within_phantoms_is_of_phantoms(covid, tmp_path):
@@ -489,8 +543,6 @@ def test_interrupted_it_leaves_whole_files_and_goes_on(tmp_path):
     assert 10 <= done < 60
     for path in (hub / "volumes").rglob("*.nii.gz"):
         assert not path.name.startswith(".part")
-        import nibabel as nib
-
         assert np.asarray(nib.load(path).dataobj).shape == sources.SHAPE
     assert build(root, hub).unchanged == done
 

@@ -174,6 +174,10 @@ def test_pictures_are_one_slice_volumes(tmp_path):
     np.testing.assert_array_equal(read_mask(case, "infection").data[:, :, 0], mask // 255)
     with pytest.raises(IntensityError, match="no known relation to Hounsfield"):
         to_hu(read_image(case), case.intensity)
+    Image.fromarray(mask.repeat(2, axis=1)).save(root / "GT/0.png")
+    for grid in (None, read_image(case)):
+        with pytest.raises(GeometryError, match=r"GT.0\.png: shapes \(6, 8, 1\).*Imgs.0\.png"):
+            read_mask(case, "infection", grid=grid)
 
 
 def test_to_hu():

@@ -50,6 +50,24 @@ def test_identities_hold_what_the_record_knows():
     }
 
 
+def test_a_case_id_is_no_patient_where_one_is_stated():
+    def patients(*arguments):
+        return {i.value for i in identities(CaseRecord(*arguments)) if i.kind == "patient"}
+
+    assert patients("", "1", "2") == {"2"}
+    assert patients("mine", "1", "2") == {"mine/2"}
+    assert patients("mine", "1") == {"mine/1"}
+    # These names tell the patient, whatever else is stated.
+    assert patients("covid1920", "volume-covid19-A-0047", "P7") == {
+        "covid1920/volume-covid19-A-0047",
+        "covid1920/P7",
+    }
+    assert patients("covid-ct-seg", "radiopaedia_10_85902_1", "P7") == {
+        "covid-ct-seg/radiopaedia_10_85902",
+        "covid-ct-seg/P7",
+    }
+
+
 def test_suspected_patients_share_a_suspected_identity():
     def suspected(case):
         return {i for i in identities(CaseRecord("covid-ct-seg", case)) if i[2] == "suspected"}

@@ -66,6 +66,7 @@ def test_csv_with_folds(tmp_path):
         ("a.json", {"train": [{"patient_id": "p"}]}, "without an ID"),
         ("a.csv", "case,split\na,train\n", "has the columns case, split"),
         ("a.csv", "", "has the columns"),
+        ("a.csv", "case_id,part\na,train\nb\n", "has no part in line 3"),
     ],
 )
 def test_what_is_no_split_is_refused(tmp_path, name, content, finding):
@@ -113,6 +114,15 @@ def test_cases_of_which_no_file_is_known_are_named():
     assert not audit_files(splits).unmatched
 
 
+def test_cases_of_a_published_split_of_which_no_file_is_known_are_named():
+    found = [CaseRecord("covid-ct-seg", "coronacases_001"), CaseRecord("mosmed", "study_0255")]
+    findings = audit_tasks(["task1-lung-fold0", "task1-union-fold0"], found)
+    assert len(findings.unmatched["task1-lung-fold0"]) == 19
+    assert "covid-ct-seg/coronacases_001" not in findings.unmatched["task1-lung-fold0"]
+    assert len(findings.unmatched["task1-union-fold0"]) == 19 + 49
+    assert not audit_tasks(["task1-lung-fold0"]).unmatched
+
+
 def test_all_published_tasks_have_known_faults_alone():
     from covidseg.splits import tasks
 
@@ -140,6 +150,7 @@ def test_content_found_on_disk_is_unexpected():
     ("name", "dataset", "case_id"),
     [
         ("volume-covid19-A-1199", "covid1920", "volume-covid19-A-1199"),
+        ("volume-covid19-a-1199", "covid1920", "volume-covid19-A-1199"),
         ("covid1920/volume-covid19-A-0003", "covid1920", "volume-covid19-A-0003"),
         ("study_0001", "mosmed", "study_0001"),
         ("coronacases_org_001", "covid-ct-seg", "coronacases_001"),
