@@ -49,10 +49,11 @@ class FoundDatasets:
     """What lies below ``root``.
 
     ``cases`` holds every scan that was found, both of a pair that claims one ID; ``duplicates``
-    lists such pairs. Nothing was opened but what a layout needs to be told apart. ``findings``
-    says what a dataset passed over and why. ``unreadable`` lists what may not be listed;
-    ``damaged`` DICOM files, and folders in which there is no other, that cannot be read, so that
-    nobody knows which scan they are of. ``repositories`` and ``predictions`` are what this project wrote itself and no case is taken from.
+    lists such pairs. Nothing was opened but what a layout needs to be told apart. ``findings`` says
+    what a dataset passed over and why. ``unreadable`` lists what may not be listed; ``damaged``
+    DICOM files, and folders in which there is no other, that cannot be read, so that nobody knows
+    which scan they are of. ``repositories`` and ``predictions`` are what this project wrote itself
+    and no case is taken from.
     """
 
     root: Path
