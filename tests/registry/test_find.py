@@ -733,5 +733,5 @@ def test_slices_of_a_scan_are_not_opened_where_their_names_tell(tmp_path, hand, 
 
     put_series(hand, tmp_path / "LUNG1-001/study/series", "LUNG1-001")
     put_series(hand, tmp_path / "LUNG1-002", "LUNG1-002")
-    monkeypatch.setattr(tree, "_identity", lambda path: pytest.fail(f"opened {path}"))
+    monkeypatch.setattr(tree, "dicom_identity", lambda path: pytest.fail(f"opened {path}"))
     assert len(find_cases(tmp_path).cases) == 2
