@@ -34,6 +34,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _GREY = "#606060"
 # Above so many methods, names no longer fit side by side.
 _NARROW = 4
+_TURNED = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+# Letters of a line of a name, beneath a box and slantwise.
+_WIDTH, _TURNED_WIDTH = 14, 28
 
 
 def box_plot(values: pd.DataFrame, metric: str, *, phantom: bool) -> Figure:
@@ -58,19 +61,18 @@ def box_plot(values: pd.DataFrame, metric: str, *, phantom: bool) -> Figure:
         4.2,
     )
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    turned = _TURNED if len(algorithms) > _NARROW else {}
     for number, (axis, (title, panel)) in enumerate(zip(axes, panels, strict=True)):
         names = []
         for position, algorithm in enumerate(algorithms):
             of_method = panel[panel["algorithm"] == algorithm]
             drawn = of_method[np.isfinite(of_method["value"])]
-            names.append(_name_with_absent(_wrapped(algorithm), of_method))
+            wide = _TURNED_WIDTH if turned else _WIDTH
+            names.append(_name_with_absent(_wrapped(algorithm, wide), of_method))
             if drawn.empty:
                 continue
             _box(axis, position, drawn["value"].to_numpy(), position)
-        turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-        axis.set_xticks(
-            range(len(algorithms)), names, **(turned if len(algorithms) > _NARROW else {})
-        )
+        axis.set_xticks(range(len(algorithms)), names, **turned)
         axis.set_xlim(-0.6, len(algorithms) - 0.4)
         _score_axis(axis, metric, panel)
         axis.set_ylabel(_score_label(metric, panel) if number == 0 or metric == "nsd" else "")
@@ -362,9 +364,12 @@ def shown_name(name: str) -> str:
     return f" {name}" if name.startswith("_") else name
 
 
-def _wrapped(name: str) -> str:
-    """A method's name in lines that fit beneath a box, broken after underscores too."""
-    lines = textwrap.wrap(name.replace("_", "_ "), 14)
+def _wrapped(name: str, width: int = _WIDTH) -> str:
+    """A method's name in lines of about ``width``, broken after underscores too."""
+    words = name.replace("_", "_ ")
+    # A word that is a little longer stays whole.
+    longest = max(map(len, words.split()), default=0)
+    lines = textwrap.wrap(words, min(max(width, longest), width + 4))
     return shown_name("\n".join(line.replace("_ ", "_") for line in lines) or name)
 
 
