@@ -148,6 +148,9 @@ def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch):
         ({"strides": ((2, 2, 2), (2, 2, 2), (2, 2, 2))}, "first entry"),
         ({"strides": ((1, 1, 1),)}, "at least two stages"),
         ({"decoder_channels": (8, 4)}, "network.features holds the channels"),
+        ({"encoder_weights": "no/such.pth"}, r"encoder_weights is no/such.pth .*expected null"),
+        ({"architecture": "FPN"}, r"architecture is FPN with .*family plain.*family to smp"),
+        ({"encoder": "resnet50", "family": "residual"}, r"encoder is resnet50 .*expected resnet34"),
     ],
 )
 def test_contradictions_of_3d_networks_are_refused(changes, message):
