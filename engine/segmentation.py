@@ -178,7 +178,7 @@ class WindowConfig:
         logit adjustment, Menon et al., ICLR 2021.)
     """
 
-    overlap: float = 0.5
+    overlap: float = field(default=0.5, metadata=FREE)
     mirror: bool = field(default=True, metadata=FREE)
     batch_size: int | None = field(default=None, metadata=FREE)
     one_piece: tuple[str, ...] = field(default=(), metadata=FREE)

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 from covidseg.core.errors import ConfigError, LayoutError
-from covidseg.engine.runs import open_runs
+from covidseg.engine.runs import open_runs, read_run
 from covidseg.engine.task_data import read_part
 from covidseg.imaging.nifti import read_header, read_nifti, write_nifti
 from covidseg.pseudolabel import prediction
+from covidseg.pseudolabel.prediction import open_teachers
 from covidseg.trainers.pseudolabel import main
 
 SCRIPT = Path(__file__).resolve().parents[2] / "trainers" / "pseudolabel.py"
@@ -98,6 +99,49 @@ def test_the_second_call_resumes_and_changes_nothing(student, words):
     assert len(before) > 40
     main([*words, "--out", str(student), "--resume"])
     assert {p: p.stat().st_mtime_ns for one in pattern for p in student.glob(one)} == before
+
+
+def test_what_a_student_has_begun_to_learn_from_stays_as_it_is(student, words, tmp_path):
+    """A teacher predicts by other windows from now on; its pseudo-labels were by those before."""
+    own = shutil.copytree(student, tmp_path / "run", symlinks=True)
+    pool = own / "rounds/1/pool"
+    before = {path: path.stat().st_mtime_ns for path in pool.glob("*/*")}
+    resumed = [*words, "--out", str(own), "--resume", "--window.batch_size=1"]
+    changed = ["--window.logit_adjustment=9", "--window.overlap=0.25", "--window.mirror=true"]
+    main([*resumed, *changed])
+    assert {path: path.stat().st_mtime_ns for path in pool.glob("*/*")} == before
+    for run in (own, own / "rounds" / "teacher1"):
+        window = read_run(run).window
+        assert (window.batch_size, window.overlap, window.logit_adjustment) == (1, 0.25, 9)
+    # Nor are they made otherwise where one is lost.
+    lost = next((pool / "labels").iterdir())
+    kept = lost.read_bytes()
+    (pool / "cases" / lost.name.replace(".nii.gz", ".json")).unlink()
+    lost.unlink()
+    main([*resumed, *changed])
+    assert lost.read_bytes() == kept
+    # Who has not begun learns from labels as the recipe makes them now.
+    for run in (own, own / "rounds/1/student"):
+        shutil.rmtree(run / "checkpoints")
+    main([*resumed, *changed])
+    assert lost.read_bytes() != kept
+
+
+def test_how_many_windows_go_at_once_is_nothing_of_the_teachers(student):
+    config = student / "rounds/teacher1/config.yaml"
+    runs = [config.parent]
+    before, text = open_teachers(runs, device="cpu"), config.read_text()
+    try:
+        config.write_text(text.replace("\n  batch_size: null", "\n  batch_size: 3"))
+        now = open_teachers(runs, device="cpu")
+        assert now.members[0].sliding.batch_size == 3
+        assert now.key == before.key
+        config.write_text(text.replace("\n  overlap: 0.5", "\n  overlap: 0.25"))
+        assert open_teachers(runs, device="cpu").key != before.key
+        as_then = open_teachers(runs, device="cpu", windows=before.windows)
+        assert as_then.key == before.key
+    finally:
+        config.write_text(text)
 
 
 def test_given_teachers_and_one_that_dies_in_the_middle_of_the_pool(

@@ -171,11 +171,12 @@ def test_a_run_predicts_as_its_recipe_says_now(run, options, tmp_path):
     words = ["--recipe", "task1-lung-2d", "--out", str(own), "--resume", *options]
     main([*words, "--train.log_every=2"])
     assert weights_digest(own) == before
-    main([*words, "--window.mirror=true", "--window.logit_adjustment=0.85"])
+    main([*words, "--window.mirror=true", "--window.logit_adjustment=0.85", "--window.overlap=0.6"])
     assert weights_digest(own) != before
     predictor = open_run(own, device="cpu")
     assert predictor.mirror_axes
     assert predictor.logit_adjustment == 0.85
+    assert predictor.sliding.overlap == 0.6
     assert read_run(own).train.log_every == 3  # what was done is not said otherwise
 
 
