@@ -201,7 +201,8 @@ def _same_start(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None)
     if not before or not now:
         return not before and not now
     if before["config_sha256"] is None or now["config_sha256"] is None:
-        return before["run"] == now["run"]  # what was there may be gone by now
+        # What was there may be gone by now.
+        return Path(before["run"]).resolve() == Path(now["run"]).resolve()
     # The same run may lie elsewhere by now.
     return all(before[key] == now[key] for key in ("config_sha256", "finished"))
 

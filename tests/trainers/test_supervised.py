@@ -158,7 +158,8 @@ def test_a_run_goes_on_from_the_first_weights_it_had_alone(run, options, tmp_pat
         call(out, f"--train.start={other}")
     # Where they are gone, what was learnt since goes on and predicts.
     shutil.rmtree(start)
-    assert call(out, f"--train.start={start}") == before
+    for spelt in (start, f"{tmp_path}/other/../start/", os.path.relpath(start)):
+        assert call(out, f"--train.start={spelt}") == before
     with pytest.raises(ConfigError, match=r"train\.start now names the weights of"):
         call(out, "--train.start=/elsewhere")
     with pytest.raises(ConfigError, match="began from random weights"):
