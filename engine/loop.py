@@ -246,6 +246,21 @@ def _told_if_it_cannot_compile(compiles: bool) -> Iterator[None]:
         ) from fault
 
 
+@contextlib.contextmanager
+def _told_if_a_batch_is_too_small() -> Iterator[None]:
+    """Normalisation needs several values of each channel; some networks pool a patch to one."""
+    try:
+        yield
+    except ValueError as fault:
+        if not str(fault).startswith("Expected more than 1"):
+            raise
+        raise ConfigError(
+            f"the network cannot learn from a batch so small ({fault})",
+            remedy="raise patch.batch_size (and unlabelled.batch_size where there is one), so that "
+            "each process and micro-batch gets two patches at least, or choose another network",
+        ) from fault
+
+
 def _prepare_folder(run_dir: Path, recipe: Recipe) -> None:
     remove_unfinished(run_dir)
     if last_checkpoint(run_dir) is None:
@@ -487,7 +502,10 @@ class _Run:
             batch = self._on_device(received)
             last = micro == micros - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.step_module):
-                with _told_if_it_cannot_compile(self.settings.compile):
+                with (
+                    _told_if_it_cannot_compile(self.settings.compile),
+                    _told_if_a_batch_is_too_small(),
+                ):
                     found = self.step_module(batch)
                 if "loss" not in found:
                     raise TypeError(f"{type(self.method).__name__}.step returned no 'loss'")
