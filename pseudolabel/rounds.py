@@ -310,9 +310,10 @@ def with_teachers_grid(recipe: PseudolabelRecipe, teachers: Sequence[Path]) -> P
     if not teachers or recipe.grid.spacing_mm or recipe.grid.plane_size:
         return recipe
     first: SegmentationRecipe = read_run(teachers[0])
-    own = dataclasses.replace(
-        recipe.grid, spacing_mm=first.grid.spacing_mm, plane_size=first.grid.plane_size
-    )
+    spacing = first.grid.spacing_mm
+    if spacing is not None and spacing[0] is None and recipe.network.dimensions == 3:
+        return recipe  # the teacher is of 2D, and says nothing of the planes
+    own = dataclasses.replace(recipe.grid, spacing_mm=spacing, plane_size=first.grid.plane_size)
     return dataclasses.replace(recipe, grid=own)
 
 
@@ -384,7 +385,7 @@ def _same_grid(recipe: PseudolabelRecipe, grid: GridConfig) -> bool:
 
 def _same_step(own: float | None, other: float | None) -> bool:
     if own is None or other is None:
-        return own == other
+        return True  # each scan's own steps are whatever the other takes
     return abs(own - other) <= _SAME_SPACING * own
 
 
