@@ -37,7 +37,7 @@ from covidseg.registry.read import PICTURE_AFFINE
 log = logging.getLogger(__name__)
 
 # Part of every key: raised whenever the same settings would give other arrays.
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 # Voxels of each class that are remembered, to sample patches around.
 REMEMBERED = 10_000
 # In a label map: nothing is known here. No patch is drawn around it; a loss may leave it out.

@@ -201,7 +201,8 @@ def _same_start(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None)
     if not before or not now:
         return not before and not now
     if before["config_sha256"] is None or now["config_sha256"] is None:
-        return before["run"] == now["run"]  # what was there may be gone by now
+        # What was there may be gone by now.
+        return Path(before["run"]).resolve() == Path(now["run"]).resolve()
     # The same run may lie elsewhere by now.
     return all(before[key] == now[key] for key in ("config_sha256", "finished"))
 
@@ -242,6 +243,21 @@ def _told_if_it_cannot_compile(compiles: bool) -> Iterator[None]:
         raise TrainingError(
             f"torch.compile cannot compile the network here ({why})",
             remedy="it needs a C compiler, and Triton on a GPU; or set train.compile to false",
+        ) from fault
+
+
+@contextlib.contextmanager
+def _told_if_a_batch_is_too_small() -> Iterator[None]:
+    """Normalisation needs several values of each channel; some networks pool a patch to one."""
+    try:
+        yield
+    except ValueError as fault:
+        if not str(fault).startswith("Expected more than 1"):
+            raise
+        raise ConfigError(
+            f"the network cannot learn from a batch so small ({fault})",
+            remedy="raise patch.batch_size (and unlabelled.batch_size where there is one), so that "
+            "each process and micro-batch gets two patches at least, or choose another network",
         ) from fault
 
 
@@ -486,7 +502,10 @@ class _Run:
             batch = self._on_device(received)
             last = micro == micros - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.step_module):
-                with _told_if_it_cannot_compile(self.settings.compile):
+                with (
+                    _told_if_it_cannot_compile(self.settings.compile),
+                    _told_if_a_batch_is_too_small(),
+                ):
                     found = self.step_module(batch)
                 if "loss" not in found:
                     raise TypeError(f"{type(self.method).__name__}.step returned no 'loss'")

@@ -126,7 +126,29 @@ def started_from(run: Path) -> dict[str, Any]:
     """What is known of a run whose weights another starts from."""
     known = read(run) or {}
     names = ("finished", "phantom", "config_sha256")
-    return {"run": str(run), **{name: known.get(name) for name in names}}
+    own = {name: known.get(name) for name in names}
+    # Kept here, since nothing else of that run is needed any more, and it may be gone one day.
+    return {"run": str(run), **own, "learnt": learnt_by(run)}
+
+
+def learnt_by(run: Path) -> list[dict[str, Any]]:
+    """What a run learnt from, and before it those whose weights it started from.
+
+    One entry a run: its ``data``, each with ``configuration`` and ``part``, null where the run does
+    not say, and whether they are ``phantoms`` that its recipe draws.
+    """
+    known = read(run)
+    if known is None:
+        return [{"run": str(run), "data": None, "phantoms": False}]
+    data = [
+        {name: part[name] for name in ("configuration", "part") if name in part}
+        for part in known.get("data", {}).values()
+    ]
+    own = {"run": str(run), "data": data, "phantoms": "phantoms" in known.get("config", {})}
+    before = known.get("start")
+    if not before:
+        return [own]
+    return [own, *(before.get("learnt") or learnt_by(Path(before["run"])))]
 
 
 def write(run_dir: Path, manifest: Mapping[str, Any]) -> None:

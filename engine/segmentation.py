@@ -29,6 +29,7 @@ from covidseg.networks.build import build_network
 from covidseg.networks.config import NetworkConfig
 from covidseg.networks.instance_norm import preferred_layout
 from covidseg.networks.planning import plan, plan_for_patch
+from covidseg.networks.smp2d import refuse_patch
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,19 @@ class GridConfig:
     mean: float | None = None
     std: float | None = None
 
+    def check(self) -> None:
+        """Raise ConfigError for spacings and sizes that cannot be."""
+        for step in self.spacing_mm or ():
+            if step is not None and not 0 < step < math.inf:
+                raise ConfigError(
+                    f"grid.spacing_mm is {_yaml(self.spacing_mm or ())}",
+                    expected="numbers above 0, in mm",
+                )
+        if self.plane_size is not None and min(self.plane_size) < 1:
+            raise ConfigError(
+                f"grid.plane_size is {_yaml(self.plane_size)}", expected="numbers of at least 1"
+            )
+
     def preprocessing(self) -> Preprocessing:
         """Settings of the preprocessing; `ConfigError` while something is still null."""
         if self.low is None or self.high is None or self.mean is None or self.std is None:
@@ -178,7 +192,7 @@ class WindowConfig:
         logit adjustment, Menon et al., ICLR 2021.)
     """
 
-    overlap: float = 0.5
+    overlap: float = field(default=0.5, metadata=FREE)
     mirror: bool = field(default=True, metadata=FREE)
     batch_size: int | None = field(default=None, metadata=FREE)
     one_piece: tuple[str, ...] = field(default=(), metadata=FREE)
@@ -273,11 +287,15 @@ def planned(
     )
     size = recipe.patch.size or plan_.patch_size
     if network.family != "smp" and network.strides is None:
-        # The recipe's patch, not the planned one, decides how deep the network can be.
-        plan_ = plan_for_patch(plan_, size)
+        # The recipe's patch, not the planned one, decides how deep the network can be, and the
+        # stages that it states how deep it is.
+        stages = None if network.features is None else max(1, len(network.features))
+        plan_ = plan_for_patch(plan_, size, stages)
     network = network.with_plan(plan_)
     network.check()
     _refuse_undivided(size, network)
+    if network.family == "smp":
+        refuse_patch(network, size)
     augmentation = planned_augmentation(recipe.augmentation, size)
     patch = dataclasses.replace(
         recipe.patch, size=tuple(size), batch_size=recipe.patch.batch_size or plan_.batch_size
@@ -290,6 +308,7 @@ def planned(
 
 def _check(recipe: SegmentationRecipe) -> None:
     """Raise ConfigError for numbers that cannot be, before anything is measured or trained."""
+    recipe.grid.check()
     dimensions = recipe.network.dimensions
     recipe.train.check()
     recipe.optim.check()

@@ -235,20 +235,19 @@ def require_start_without_covid(start: str | Path | None) -> None:
     SplitError
         A run learnt from labelled scans that may show COVID-19, or says nothing of what it learnt.
     """
-    while start is not None:
-        known = manifest.read(Path(start))
-        if known is None:
+    if start is None:
+        return
+    for run in manifest.learnt_by(Path(start)):
+        if run["data"] is None:
             raise SplitError(
                 "does not say what it learnt from",
-                path=start,
+                path=run["run"],
                 expected="a run with its manifest.json, to hold Task 2's rule",
                 remedy="start from random weights: --train.start null",
             )
-        if "phantoms" not in known.get("config", {}):
-            for data in known.get("data", {}).values():
-                _refuse_covid_in(start, data)
-        before = known.get("start")
-        start = before and before["run"]
+        if not run["phantoms"]:
+            for data in run["data"]:
+                _refuse_covid_in(run["run"], data)
 
 
 def _refuse_covid_in(start: str | Path, data: Mapping[str, Any]) -> None:

@@ -90,8 +90,9 @@ def resample_spacing(
 
     The new size of an axis is ``round(size * old / new)``. Where the old spacing (or, failing that,
     the new one) is anisotropic, coarsest over finest above 3, the coarse axis is resampled by
-    nearest neighbour and the others by ``order``. Images come as float32. Labels keep their dtype
-    and are resampled one-hot, linearly (nearest with ``order`` 0), the largest share winning.
+    nearest neighbour and the others by ``order``; where two are equally coarse, all are by
+    ``order``. Images come as float32. Labels keep their dtype and are resampled one-hot, linearly
+    (nearest with ``order`` 0), the largest share winning.
     Unlike nnU-Net's, the affine states exactly where voxels lie: the outer corner of the first
     voxel stays in place and spacing is exactly ``spacing_mm``.
 
@@ -154,17 +155,15 @@ def _by(numbers: Sequence[float] | NDArray[np.float64]) -> str:
 def nearest_neighbour_axis(old: ArrayLike, new: ArrayLike) -> int | None:
     """The axis that is resampled by nearest neighbour between two spacings; None where none is.
 
-    It is the coarse axis of the old spacing or, failing that, of the new one, as in nnU-Net's
-    ``determine_do_sep_z_and_axis``.
+    It is the coarse axis of the old spacing or, where that is not anisotropic, of the new one, as
+    in nnU-Net's ``determine_do_sep_z_and_axis``. Of two equally coarse axes neither is.
     """
-    axis = _coarse_axis(np.asarray(old))
-    return axis if axis is not None else _coarse_axis(np.asarray(new))
-
-
-def _coarse_axis(spacing: NDArray[np.float64]) -> int | None:
-    if spacing.max() / spacing.min() <= ANISOTROPY_THRESHOLD:
-        return None
-    return int(spacing.argmax())
+    for spacing in (np.asarray(old), np.asarray(new)):
+        if spacing.max() / spacing.min() > ANISOTROPY_THRESHOLD:
+            # The spacing of an oblique grid is known but for rounding.
+            coarsest = np.flatnonzero(np.isclose(spacing, spacing.max(), rtol=1e-5))
+            return int(coarsest[0]) if coarsest.size == 1 else None
+    return None
 
 
 def _aligned_axes(to_source: NDArray[np.float64], shape: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from covidseg.core.errors import ConfigError
@@ -16,6 +16,8 @@ _SIZES = (
     "encoder_blocks",
     "decoder_blocks",
 )
+# What names a network of segmentation-models-pytorch.
+_OF_LIBRARY = ("architecture", "encoder", "encoder_weights")
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class NetworkConfig:
     decoder_blocks
         Convolutions of each decoder stage, one fewer than there are stages.
     architecture
-        Name of a network class of segmentation-models-pytorch.
+        Name of a network class of segmentation-models-pytorch (`smp` only).
     encoder
         Name of an encoder of segmentation-models-pytorch (`smp` only).
     decoder_channels
@@ -63,7 +65,8 @@ class NetworkConfig:
         out the encoder's last stage.
     encoder_weights
         Null for random weights; the path of a local weight file (.safetensors, .pth, .pt); or a
-        name that segmentation-models-pytorch knows, such as `imagenet`, fetched from its hub.
+        name that segmentation-models-pytorch knows, such as `imagenet`, fetched from its hub
+        (`smp` only).
     """
 
     family: Literal["plain", "residual", "smp"] = "plain"
@@ -159,6 +162,16 @@ class NetworkConfig:
                 f"network.decoder_channels with network.family {self.family}",
                 expected="null: network.features holds the channels",
             )
+        for one in fields(self):
+            # Nothing would read it, and the run would say that it has such weights.
+            if one.name in _OF_LIBRARY and getattr(self, one.name) != one.default:
+                raise ConfigError(
+                    f"network.{one.name} is {getattr(self, one.name)} with network.family "
+                    f"{self.family}",
+                    expected="null" if one.default is None else f"{one.default}, which is unused",
+                    remedy="set network.family to smp to have a network of "
+                    "segmentation-models-pytorch",
+                )
         stages = len(self.strides)
         if stages < 2:
             raise ConfigError(f"network.strides has {stages} entry", expected="at least two stages")

@@ -104,7 +104,7 @@ def topology(spacing_mm: Sequence[float], patch_size: Sequence[int]) -> Topology
             spacing[a] *= 2
             size[a] = math.ceil(size[a] / 2)
     kernels.append(tuple(3 for _ in axes))
-    divisor = tuple(math.prod(stride[a] for stride in strides) for a in axes)
+    divisor = _divisor(strides)
     return Topology(
         patch_size=tuple(
             math.ceil(edge / step) * step for edge, step in zip(patch_size, divisor, strict=True)
@@ -212,21 +212,35 @@ def plan(
     return _draft(family, spacing, current, max(2, batch_size))
 
 
-def plan_for_patch(planned: Plan, patch_size: Sequence[int]) -> Plan:
+def plan_for_patch(planned: Plan, patch_size: Sequence[int], stages: int | None = None) -> Plan:
     """``planned`` with another patch: as deep as that allows, and of the same family's sizes.
+
+    ``stages`` is the most that there are to be; null for as many as the patch allows.
 
     Raises
     ------
     ConfigError
         An edge cannot be halved as often as the network would.
     """
-    found = topology(planned.spacing_mm, patch_size)
-    if found.patch_size != tuple(patch_size):
+    size = tuple(patch_size)
+    found = topology(planned.spacing_mm, size)
+    draft = _draft(planned.family, planned.spacing_mm, found, planned.batch_size)
+    if stages is not None:
+        draft = shallower(draft, stages)
+    whole = tuple(
+        math.ceil(edge / step) * step
+        for edge, step in zip(size, _divisor(draft.strides), strict=True)
+    )
+    if whole != size:
         raise ConfigError(
-            f"patch.size {tuple(patch_size)} cannot be halved as often as the network wants",
-            expected=f"{found.patch_size}",
+            f"patch.size {size} cannot be halved as often as the network wants",
+            expected=f"{whole}",
         )
-    return _draft(planned.family, planned.spacing_mm, found, planned.batch_size)
+    return replace(draft, patch_size=size)
+
+
+def _divisor(strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    return tuple(map(math.prod, zip(*strides, strict=True)))
 
 
 def shallower(planned: Plan, stages: int) -> Plan:

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +16,8 @@ from covidseg.core.errors import ConfigError
 from covidseg.networks.config import NetworkConfig
 from covidseg.networks.weights import first_line, read_weights
 
+# Images of one of these edges every network takes: some pool them far down, others have one size.
+_PROBED_EDGES = (64, 128, 224)
 _WEIGHT_FILE_ENDINGS = {".safetensors", ".pth", ".pt", ".bin"}
 
 
@@ -86,6 +89,25 @@ def smp_divisor(config: NetworkConfig) -> tuple[int, int]:
     return (stride, stride)
 
 
+def refuse_patch(config: NetworkConfig, size: Sequence[int]) -> None:
+    """Raise ConfigError, in the library's words, where it cannot learn from patches of ``size``."""
+    # A pass without numbers takes no time; but what it says holds only where one with them agrees.
+    for device in ("meta", "cpu"):
+        network = build_smp(dataclasses.replace(config, encoder_weights=None)).to(device)
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                network(torch.zeros(2, config.in_channels, *size, device=device))
+        except Exception as fault:
+            refused = fault
+        else:
+            return
+    raise ConfigError(
+        f"{config.architecture} with encoder {config.encoder} takes no patch of {list(size)} "
+        f"({type(refused).__name__}: {first_line(refused)})",
+        remedy="choose another patch.size, a larger one perhaps, or another network.architecture",
+    ) from refused
+
+
 def _local_weights(encoder_weights: str | None) -> Path | None:
     if encoder_weights is None:
         return None
@@ -140,14 +162,32 @@ def _freeze_unused(network: nn.Module, config: NetworkConfig) -> None:
     """Turn off gradients of parameters that no output depends on (found by one small pass)."""
     was_training = network.training
     network.eval()
-    with torch.random.fork_rng(devices=[]):
-        image = torch.zeros(1, config.in_channels, *[64] * config.dimensions)
-        gradients = torch.autograd.grad(
-            network(image).sum(),
-            list(network.parameters()),
-            allow_unused=True,
-        )
-    for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+    for parameter, gradient in zip(
+        network.parameters(), _gradients_of_a_pass(network, config), strict=True
+    ):
         if gradient is None:
             parameter.requires_grad_(False)
     network.train(was_training)
+
+
+def _gradients_of_a_pass(
+    network: nn.Module, config: NetworkConfig
+) -> Sequence[torch.Tensor | None]:
+    refused: Exception | None = None
+    for edge in _PROBED_EDGES:
+        with torch.random.fork_rng(devices=[]):
+            image = torch.zeros(1, config.in_channels, edge, edge)
+            try:
+                total = network(image).sum()
+            # The library and the encoders' raise several kinds.
+            except Exception as fault:
+                refused = fault
+                continue
+            return torch.autograd.grad(total, list(network.parameters()), allow_unused=True)
+    assert refused is not None
+    raise ConfigError(
+        f"{config.architecture} with encoder {config.encoder} takes no image of "
+        f"{', '.join(map(str, _PROBED_EDGES))} pixels ({type(refused).__name__}: "
+        f"{first_line(refused)})",
+        remedy="choose another network.architecture or network.encoder",
+    ) from refused

@@ -48,6 +48,7 @@ def new_method(recipe: PseudolabelRecipe, make_network: Callable[[int], nn.Modul
         Settings that cannot be.
     """
     recipe.method.check()
+    recipe.unlabelled.check()
     if recipe.method.name == "unimatch":
         strong_part(recipe.unlabelled.strong).check(recipe.network.dimensions, "unlabelled.strong")
     batch, beside = recipe.patch.batch_size, recipe.unlabelled.batch_size

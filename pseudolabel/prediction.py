@@ -20,11 +20,12 @@ has claimed, so that a slow one holds nobody up. What a call that was interrupte
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ _PICTURES = {".png", ".jpg", ".jpeg"}
 class Teachers:
     """Trained runs that label a pool together.
 
-    ``key`` names their weights: pseudo-labels of other teachers are not kept.
+    ``key`` names their weights and settings: pseudo-labels of other teachers are not kept.
     """
 
     runs: tuple[Path, ...]
@@ -71,11 +72,29 @@ class Teachers:
     labels: tuple[str, ...]
     key: str
 
+    @property
+    def windows(self) -> list[dict[str, Any]]:
+        """What of `window` decides the labels of each, as a manifest has it."""
+        return [
+            {
+                "overlap": member.sliding.overlap,
+                "mirror_axes": list(member.mirror_axes),
+                "logit_adjustment": member.logit_adjustment,
+            }
+            for member in self.members
+        ]
+
 
 def open_teachers(
-    runs: Sequence[str | Path], *, device: str | torch.device | None = None
+    runs: Sequence[str | Path],
+    *,
+    device: str | torch.device | None = None,
+    windows: Sequence[Mapping[str, Any]] | None = None,
 ) -> Teachers:
     """Teachers from the folders of runs, which predict the same labels.
+
+    ``windows`` are as `Teachers.windows` had them, to label as then; null labels as the runs'
+    recipes say now.
 
     Raises
     ------
@@ -87,6 +106,8 @@ def open_teachers(
     recipes: list[SegmentationRecipe] = [read_run(run) for run in runs]
     labels = [recipe.data.labels for recipe in recipes]
     members = tuple(open_run(run, device=device) for run in runs)
+    if windows is not None and len(windows) == len(members):
+        members = tuple(map(_with_window, members, windows))
     for run, own, member in zip(runs, labels, members, strict=True):
         if own != labels[0] or member.for_pictures != members[0].for_pictures:
             raise ConfigError(
@@ -101,11 +122,27 @@ def open_teachers(
         assert checkpoint is not None
         weights = checkpoint / f"{read_description(checkpoint)['predictor']}.safetensors"
         digest.update(sha256_of_file(weights).encode())
+    # Whoever runs out of memory may take fewer windows at once: the labels stay what they are.
     settings = [
-        (one.preprocessing, one.sliding, one.mirror_axes, one.logit_adjustment) for one in members
+        (
+            one.preprocessing,
+            dataclasses.replace(one.sliding, batch_size=1),
+            one.mirror_axes,
+            one.logit_adjustment,
+        )
+        for one in members
     ]
     digest.update(repr(settings).encode())
     return Teachers(tuple(map(Path, runs)), members, labels[0], digest.hexdigest())
+
+
+def _with_window(member: Predictor, window: Mapping[str, Any]) -> Predictor:
+    return dataclasses.replace(
+        member,
+        sliding=dataclasses.replace(member.sliding, overlap=window["overlap"]),
+        mirror_axes=tuple(window["mirror_axes"]),
+        logit_adjustment=window["logit_adjustment"],
+    )
 
 
 def predict_pool(

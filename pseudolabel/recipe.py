@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from covidseg.core.errors import ConfigError
 from covidseg.engine.config import FREE
 from covidseg.engine.losses import LossConfig
 from covidseg.engine.segmentation import SegmentationRecipe
@@ -63,6 +64,13 @@ class UnlabelledConfig:
     batch_size: int | None = None
     strong: StrongViewConfig = field(default_factory=StrongViewConfig)
 
+    def check(self) -> None:
+        """Raise ConfigError for numbers that cannot be."""
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ConfigError(
+                f"unlabelled.batch_size is {self.batch_size}", expected="at least 1, or null"
+            )
+
 
 @dataclass(frozen=True)
 class PseudolabelRecipe(SegmentationRecipe):
@@ -78,3 +86,10 @@ class PseudolabelRecipe(SegmentationRecipe):
     method: MethodConfig = field(default_factory=MethodConfig)
     unlabelled: UnlabelledConfig = field(default_factory=UnlabelledConfig)
     rounds: RoundsConfig = field(default_factory=RoundsConfig)
+
+    def check(self) -> None:
+        """Raise ConfigError for numbers of a method and of its pool that cannot be."""
+        self.method.check()
+        self.unlabelled.check()
+        if self.method.name == "noisy-student":
+            self.rounds.check(self.train.epochs)

@@ -26,6 +26,7 @@ from covidseg.core.errors import ConfigError
 from covidseg.core.parallel import default_workers
 from covidseg.engine import manifest
 from covidseg.engine.cache import CachedCase, TrainingCase, prepare_readable
+from covidseg.engine.checkpoint import last_checkpoint
 from covidseg.engine.loop import Result, refuse_other_run, train
 from covidseg.engine.runs import read_run
 from covidseg.engine.seeds import derived_seed
@@ -123,7 +124,8 @@ def label_pool(
 ) -> PseudoLabels:
     """Pseudo-labels of the pool in ``folder``, shared out over the processes.
 
-    ``students`` are those that learn from them, as `student_of` gives them.
+    ``students`` are those that learn from them, as `student_of` gives them. What one of them has
+    begun to learn from stays as it is, also where the teachers' `window` says something else now.
 
     Raises
     ------
@@ -132,7 +134,8 @@ def label_pool(
         from other pseudo-labels or another pool, which stay as they are; none is kept.
     """
     refuse_other_teachers(recipe, teachers)
-    opened = open_teachers(teachers, device=accelerator.device)
+    windows = _windows_of(students)
+    opened = open_teachers(teachers, device=accelerator.device, windows=windows)
     for own, run in students:
         made = {"key": opened.key, "pool": pool.provenance}
         refuse_other_run(run, own, {"pseudo": {"pseudo_labels": made}})
@@ -151,10 +154,20 @@ def label_pool(
     provenance = {
         "teachers": [str(run) for run in teachers],
         "key": opened.key,
+        "windows": opened.windows,
         "pool": pool.provenance,
         **found.provenance,
     }
     return PseudoLabels(found.cases, provenance)
+
+
+def _windows_of(students: Sequence[tuple[PseudolabelRecipe, Path]]) -> Any:
+    """How the teachers labelled for a student that has begun; None where none has."""
+    for _, run in students:
+        if last_checkpoint(run) is not None:
+            learnt = (manifest.read(run) or {}).get("data", {}).get("pseudo", {})
+            return learnt.get("pseudo_labels", {}).get("windows")
+    return None
 
 
 def student_of(
@@ -297,9 +310,10 @@ def with_teachers_grid(recipe: PseudolabelRecipe, teachers: Sequence[Path]) -> P
     if not teachers or recipe.grid.spacing_mm or recipe.grid.plane_size:
         return recipe
     first: SegmentationRecipe = read_run(teachers[0])
-    own = dataclasses.replace(
-        recipe.grid, spacing_mm=first.grid.spacing_mm, plane_size=first.grid.plane_size
-    )
+    spacing = first.grid.spacing_mm
+    if spacing is not None and spacing[0] is None and recipe.network.dimensions == 3:
+        return recipe  # the teacher is of 2D, and says nothing of the planes
+    own = dataclasses.replace(recipe.grid, spacing_mm=spacing, plane_size=first.grid.plane_size)
     return dataclasses.replace(recipe, grid=own)
 
 
@@ -371,7 +385,7 @@ def _same_grid(recipe: PseudolabelRecipe, grid: GridConfig) -> bool:
 
 def _same_step(own: float | None, other: float | None) -> bool:
     if own is None or other is None:
-        return own == other
+        return True  # each scan's own steps are whatever the other takes
     return abs(own - other) <= _SAME_SPACING * own
 
 

@@ -99,13 +99,13 @@ def run(recipe: PseudolabelRecipe, folds: Sequence[int], out: Path) -> None:
     import pandas as pd
 
     _check(recipe)
+    recipe.check()
     recipe = with_precision(recipe)
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
     main = accelerator.is_main_process
     whole = read_part(recipe.data.hub, CONFIGURATION, "train")
     with accelerator.main_process_first():
         recipe = planned(recipe, whole.cases, whole.targets, progress=main)
-        recipe.rounds.check(recipe.train.epochs)
         pool = gather(
             recipe,
             whole.rows,

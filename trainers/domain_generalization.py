@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from covidseg.engine.checkpoint import last_checkpoint
 from covidseg.engine.distributed import start_processes
 from covidseg.engine.loop import Result, train
 from covidseg.engine.segmentation import cached_cases, new_network, planned, with_precision
@@ -33,7 +34,9 @@ def run(recipe: GeneralizationRecipe, out: Path, *, resume: bool = False) -> Res
     """Train as the recipe says, and leave the run's folder ``out`` behind."""
     recipe = with_precision(recipe)
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
-    require_start_without_covid(recipe.train.start)
+    # A run that has begun was asked then, and its first weights may be gone by now.
+    if last_checkpoint(out) is None:
+        require_start_without_covid(recipe.train.start)
     learnt = read_sources(
         recipe.data.hub,
         [recipe.data.name, *recipe.sources.more],

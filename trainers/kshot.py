@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCORES = "scores-test.csv"
+# What `--draws` and `--shots` decide.
+_FIXED = {"data.fold": "give --draws", "data.cases": "give --draws and --shots"}
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--draws", nargs="+", action=Once, type=int, default=list(range(DRAWS)))
     options, overrides = parser.parse_known_args(arguments)
     curve = Curve(
-        recipe=f"task1-{options.subtask}-{options.dimensions}", **settings(options, overrides)
+        recipe=f"task1-{options.subtask}-{options.dimensions}",
+        **settings(options, overrides, _FIXED),
     )
     points = [Point(number, shots) for number in options.draws for shots in options.shots]
     if options.one:

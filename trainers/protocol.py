@@ -71,23 +71,23 @@ def protocol_parser(description: str, profile: str, out: str) -> argparse.Argume
 _FIXED = {
     "data.hub": "give --hub",
     "data.configuration": "choose the subtasks and sources by the command's own options",
-    "data.fold": "give --folds",
 }
 
 
 def settings(
-    options: argparse.Namespace, overrides: Sequence[str], fixed: Mapping[str, str] | None = None
+    options: argparse.Namespace, overrides: Sequence[str], fixed: Mapping[str, str]
 ) -> dict:
     """Keyword arguments of `Settings`, from what `protocol_parser` parsed.
 
-    ``fixed`` are further values of the recipe that are not the caller's, and what to do instead.
+    ``fixed`` are further values of the recipe that are not the caller's, `data.fold` among them,
+    and what to do instead.
 
     Raises
     ------
     ConfigError
         One of them is among the ``overrides``.
     """
-    refuse_fixed(overrides, _FIXED | dict(fixed or {}))
+    refuse_fixed(overrides, _FIXED | dict(fixed))
     return {
         "profile": options.profile,
         "overrides": tuple(overrides),

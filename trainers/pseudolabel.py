@@ -44,6 +44,7 @@ def run(
     resume: bool = False,
 ) -> Result:
     """Train as the recipe says, and leave the run's folder ``out`` behind."""
+    recipe.check()
     name = recipe.method.name
     if teachers and name != "noisy-student":
         raise ConfigError(

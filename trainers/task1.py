@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             subtasks=tuple(options.subtasks),
             dimensions=tuple(options.dimensions),
             folds=tuple(options.folds),
-            **settings(options, overrides),
+            **settings(options, overrides, {"data.fold": "give --folds"}),
         )
     )
 

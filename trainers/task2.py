@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from covidseg.core.errors import ConfigError
 from covidseg.engine import manifest
+from covidseg.engine.config import as_mapping, differences
 from covidseg.engine.distributed import start_processes
 from covidseg.engine.recipes import load_recipe
 from covidseg.engine.segmentation import with_precision
@@ -70,6 +71,7 @@ _FIXED = {
         "choose --methods",
     ),
     "sources.more": "choose --sources",
+    "data.fold": "choose --sources, which have no folds",
     "seed": "give --seeds",
 }  # fmt: skip
 
@@ -192,7 +194,21 @@ def job(protocol: Protocol, arm: Arm) -> Job:
 
 
 def _recipe(protocol: Protocol, arm: Arm) -> GeneralizationRecipe:
-    words = [*protocol.overrides, *arm.words(), f"--data.hub={protocol.hub}"]
+    words = [*protocol.overrides, *arm.words()]
+    found = _loaded(protocol, arm, words)
+    # With the last word, what is given must change nothing: it would be dropped without one.
+    given = as_mapping(_loaded(protocol, arm, [*words, *protocol.overrides]))
+    if dropped := differences(as_mapping(found), given):
+        raise ConfigError(
+            f"--{dropped[0].split(':')[0]} contradicts a training that is chosen: {arm.method}, "
+            f"{arm.source}",
+            remedy="leave it out, or choose other --methods and --sources",
+        )
+    return found
+
+
+def _loaded(protocol: Protocol, arm: Arm, words: Sequence[str]) -> GeneralizationRecipe:
+    words = [*words, f"--data.hub={protocol.hub}"]
     return load_recipe(f"task2-{arm.subtask}", protocol.profile, words, GeneralizationRecipe)
 
 

@@ -42,6 +42,8 @@ SOURCES = {
     "lung": ("structseg-lung", "nsclc-lung", "msd-lung"),
     "infection": ("msd-tumour", "structseg-target", "nsclc-effusion"),
 }
+# What `--methods` and `--folds` decide.
+_FIXED = {"transfer.method": "choose --methods", "data.fold": "give --folds"}
 METHODS = ("alone", "joint", "heads", "marginal", "finetune", "paint")
 
 
@@ -237,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sources=chosen,
             methods=tuple(options.methods),
             folds=tuple(options.folds),
-            **settings(options, overrides, {"transfer.method": "choose --methods"}),
+            **settings(options, overrides, _FIXED),
         )
     )
 

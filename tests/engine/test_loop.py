@@ -484,6 +484,16 @@ def test_a_machine_that_cannot_compile_is_told_so(tmp_path, monkeypatch):
         tiny_run.run(tmp_path / "run", recipe=with_train(compile=True, epochs=1))
 
 
+def test_a_batch_that_is_too_small_to_normalise_is_said(tmp_path):
+    pooled = nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(2), nn.Upsample(16)
+    )
+    method = tiny_run.Supervised(pooled, build_loss(LossConfig()))
+    with pytest.raises(ConfigError, match=r"Expected more than 1 value.*Raise patch\.batch_size"):
+        tiny_run.run(tmp_path / "run", method=method, batch_size=1)
+    tiny_run.run(tmp_path / "two", method=method, batch_size=2)
+
+
 def test_what_a_compiled_network_would_not_do_is_refused(tmp_path):
     method = tiny_run.Tiny(tiny_run.tiny_network(), build_loss(LossConfig()))
     method.compiles = False

@@ -97,12 +97,25 @@ def test_only_what_is_stated_is_not_planned(patch):
     found.check()
 
 
+def test_a_patch_need_not_suit_stages_that_there_are_not():
+    """Two stages halve a patch once, however often it could be halved."""
+    words = ["--network.features=[4,8]", "--patch.size=[36,38]"]
+    found = plan_of(*words, recipe="task1-infection-2d")
+    assert found.patch.size == (36, 38)
+    assert found.network.strides == ((1, 1), (2, 2))
+    with pytest.raises(ConfigError, match=r"\(36, 37\) cannot be halved .* expected \(36, 38\)"):
+        plan_of(words[0], "--patch.size=[36,37]", recipe="task1-infection-2d")
+    with pytest.raises(ConfigError, match=r"\(36, 38\) cannot be halved .* expected \(40, 40\)"):
+        plan_of(words[1], recipe="task1-infection-2d")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--network.features=[4,8,16,32,64,128]"], r"features has 6 entries; expected at most 5"),
         (["--network.kernel_sizes=[[3,3],[3,3]]"], r"kernel_sizes has 2 entries; expected 5"),
         (["--network.encoder_blocks=[2,2]"], r"encoder_blocks has 2 entries; expected 5"),
+        (["--network.features=[]"], "at least two stages"),
         (["--network.features=[4,8]", "--network.decoder_blocks=[1,1]"], r"2 entries; expected 1"),
         (["--network.family=smp", "--network.features=[4,8]"], r"features with .*family smp"),
         (["--network.classes=7"], r"classes is 7; expected 3: the background, left, right"),
@@ -146,6 +159,9 @@ def test_the_labels_decide_how_many_classes_there_are():
         ("patch.foreground_share=1.5", "patch.foreground_share is 1.5"),
         ("patch.size=[0,64]", r"patch.size is \(0, 64\); expected 2 numbers of at least 1"),
         ("train.epochs=0", "train.epochs is 0"),
+        ("grid.spacing_mm=[0,1,1]", r"spacing_mm is \[0.0, 1.0, 1.0\]; expected numbers above 0"),
+        ("grid.spacing_mm=[null,1,-1]", r"spacing_mm is \[null, 1.0, -1.0\]"),
+        ("grid.plane_size=[0,64]", r"plane_size is \[0, 64\]; expected numbers of at least 1"),
     ],
 )
 def test_what_cannot_be_is_refused_before_training(word, message, monkeypatch):
@@ -179,6 +195,17 @@ def test_a_patch_that_a_2d_network_of_the_library_does_not_take_is_refused():
     words += ["--network.architecture=FPN", "--patch.size=[100,96]"]
     with pytest.raises(ConfigError, match=r"\[100, 96\] by \[32, 32\].* patch.size \[128, 96\]"):
         plan_of(*words, recipe="task1-infection-2d")
+
+
+def test_patches_of_the_librarys_networks_are_asked_of_these():
+    words = ["--network.family=smp", "--network.deep_supervision=false"]
+    words += ["--network.encoder=resnet18"]
+    for size in ("[50,50]", "[51,37]"):  # which a U-Net of that library takes
+        plan_of(*words, f"--patch.size={size}", recipe="task1-infection-2d")
+    words += ["--network.architecture=PAN"]
+    with pytest.raises(ConfigError, match=r"PAN .* no patch of \[64, 96\] \(RuntimeError: Given"):
+        plan_of(*words, "--patch.size=[64,96]", recipe="task1-infection-2d")
+    plan_of(*words, "--patch.size=[128,160]", recipe="task1-infection-2d")
 
 
 @pytest.mark.parametrize("family", ["plain", "smp"])

@@ -9,7 +9,12 @@ from scipy import ndimage
 
 from covidseg.core.errors import ConfigError, GeometryError
 from covidseg.imaging.geometry import grids_agree
-from covidseg.imaging.resample import reorient, resample_spacing, resample_to_grid
+from covidseg.imaging.resample import (
+    nearest_neighbour_axis,
+    reorient,
+    resample_spacing,
+    resample_to_grid,
+)
 from covidseg.imaging.volume import Volume
 
 AFFINE = np.array([[-0.7, 0, 0, 171.5], [0, -0.8, 0, 189.1], [0, 0, 2, -883], [0, 0, 0, 1]])
@@ -218,6 +223,31 @@ def test_coarse_axis_is_nearest():
     np.testing.assert_array_equal(result.data[..., ::2], result.data[..., 1::2])
     finer_in_plane = resample_spacing(Volume(SMOOTH, np.diag([1, 1, 3, 1.0])), (2, 2, 1.5), order=3)
     assert not np.array_equal(finer_in_plane.data[..., ::2], finer_in_plane.data[..., 1::2])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ((1, 1, 5), (2, 2, 2.5), 2),
+        ((0.7, 0.7, 0.7), (0.7, 3, 0.7), 1),
+        ((1, 1, 3), (1, 1, 1), None),
+        # As nnU-Net has it for thick pixels in thin slices: no axis is apart, whatever comes next.
+        ((1.25, 1.25, 0.3), (0.8, 0.8, 0.3), None),
+        ((1.25, 1.25, 0.3), (1, 1, 5), None),
+        ((1, 1, 1), (3.5, 1, 3.5), None),
+    ],
+)
+def test_one_axis_alone_is_the_coarse_one(old, new, expected):
+    assert nearest_neighbour_axis(old, new) == expected
+
+
+def test_a_tie_of_coarse_axes_is_interpolated_alike_along_both():
+    affine = np.diag([1.25, 1.25, 0.3, 1])
+    turned = rotated(20) @ np.diag([1.25 / 0.7, 1.25 / 0.8, 0.3 / 2, 1])
+    for grid in (affine, turned):
+        one = resample_spacing(Volume(SMOOTH, grid), (0.8, 0.8, 0.3)).data
+        other = resample_spacing(Volume(SMOOTH.swapaxes(0, 1), grid), (0.8, 0.8, 0.3)).data
+        np.testing.assert_allclose(one, other.swapaxes(0, 1), rtol=1e-4, atol=0.01)
 
 
 def test_labels_win_by_share_and_keep_dtype():

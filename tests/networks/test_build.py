@@ -57,6 +57,24 @@ def test_any_encoder_of_the_2d_library(encoder):
     assert without == []
 
 
+@pytest.mark.parametrize(
+    ("architecture", "encoder"),
+    # The one pools further than 64 pixels go, the other takes images of its own size alone.
+    [("PAN", "resnet18"), ("DPT", "tu-vit_tiny_patch16_224")],
+)
+def test_networks_that_take_no_small_image_are_built(architecture, encoder):
+    network = build_network(replace(TINY_2D, architecture=architecture, encoder=encoder))
+    network.eval()(torch.randn(1, 1, 224, 224)).sum().backward()
+    without = [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+
+
+def test_a_network_that_takes_no_probe_is_refused_in_the_librarys_words(monkeypatch):
+    monkeypatch.setattr("covidseg.networks.smp2d._PROBED_EDGES", (32, 64))
+    with pytest.raises(ConfigError, match=r"PAN .*no image of 32, 64 pixels \(RuntimeError: Given"):
+        build_network(replace(TINY_2D, architecture="PAN"))
+
+
 def test_channels_of_the_2d_decoder():
     network = build_network(replace(TINY_2D, decoder_channels=(32, 16, 16, 8, 4)))
     assert network.segmentation_head[0].in_channels == 4
@@ -148,6 +166,9 @@ def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch):
         ({"strides": ((2, 2, 2), (2, 2, 2), (2, 2, 2))}, "first entry"),
         ({"strides": ((1, 1, 1),)}, "at least two stages"),
         ({"decoder_channels": (8, 4)}, "network.features holds the channels"),
+        ({"encoder_weights": "no/such.pth"}, r"encoder_weights is no/such.pth .*expected null"),
+        ({"architecture": "FPN"}, r"architecture is FPN with .*family plain.*family to smp"),
+        ({"encoder": "resnet50", "family": "residual"}, r"encoder is resnet50 .*expected resnet34"),
     ],
 )
 def test_contradictions_of_3d_networks_are_refused(changes, message):

@@ -143,6 +143,7 @@ def test_all_methods_are_compared_with_the_supervised_one(
         ("--method.name=mean-teacher", "method.name is mean-teacher"),
         ("--rounds.teachers=3", "rounds.teachers is 3"),
         ("--unlabelled.labelled_cases=4", "labelled_cases is 4"),
+        ("--unlabelled.batch_size=0", "unlabelled.batch_size is 0"),
         ("--data.hub=/elsewhere", "Give --hub"),
         ("--data.fold=1", "Give --folds"),
     ],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,7 +99,12 @@ def test_the_first_weights_know_no_covid_either(train, tmp_path):
     # As if it had learnt the four scans of Task 1's first fold, itself or where it started from.
     manifest["data"]["train"] |= {"configuration": "task1-lung-fold0", "part": "train"}
     (first / "manifest.json").write_text(json.dumps(manifest))
-    for start in (first, own):
+    later = train(tmp_path / "later", f"--train.start={own}")
+    for start in (later, own):
+        said = json.loads((start / "manifest.json").read_text())
+        said["start"]["learnt"][-1]["data"] = [manifest["data"]["train"]]
+        (start / "manifest.json").write_text(json.dumps(said))
+    for start in (first, own, later):
         with pytest.raises(SplitError, match=r"scans with COVID-19: train of task1-lung-fold0"):
             train(tmp_path / "next", f"--train.start={start}")
     # Phantoms that a recipe draws are no patients.
@@ -105,8 +112,30 @@ def test_the_first_weights_know_no_covid_either(train, tmp_path):
     (first / "manifest.json").write_text(json.dumps(manifest))
     train(tmp_path / "next", f"--train.start={first}")
     (first / "manifest.json").unlink()
-    with pytest.raises(SplitError, match="does not say what it learnt from"):
+    with pytest.raises(SplitError, match="first: does not say what it learnt from"):
         train(tmp_path / "last", f"--train.start={first}")
+
+
+def test_first_weights_may_be_gone_once_they_are_learnt_on(train, tmp_path):
+    first = train(tmp_path / "first")
+    own = train(tmp_path / "own", f"--train.start={first}")
+    shutil.rmtree(first)
+    before = weights(own)
+    train(own, f"--train.start={first}", "--resume")
+    assert weights(own) == before
+    # What they had learnt from is still known, however often they are learnt on.
+    later = train(tmp_path / "later", f"--train.start={own}")
+    shutil.rmtree(own)
+    last = train(tmp_path / "last", f"--train.start={later}")
+    learnt = json.loads((last / "manifest.json").read_text())["start"]["learnt"]
+    assert [Path(run["run"]) for run in learnt] == [later, own, first]
+    assert {run["data"][0]["configuration"] for run in learnt} == {"task2-structseg-lung"}
+    # A manifest from before that was kept there names the folder alone.
+    said = json.loads((later / "manifest.json").read_text())
+    del said["start"]["learnt"]
+    (later / "manifest.json").write_text(json.dumps(said))
+    with pytest.raises(SplitError, match="own: does not say what it learnt from"):
+        train(tmp_path / "next", f"--train.start={later}")
 
 
 def test_a_run_that_adapts_predicts_so(train, tmp_path):

@@ -6,9 +6,19 @@ import json
 
 import pytest
 
+from covidseg.core.errors import ConfigError
 from covidseg.fewshot.kshot import draw
 from covidseg.scoring.scores import read_scores
 from covidseg.trainers import kshot, side_by_side
+
+
+@pytest.mark.parametrize(
+    ("word", "remedy"),
+    [("--data.cases=[a]", "--draws and --shots"), ("--data.fold=1", "Give --draws")],
+)
+def test_which_scans_are_learnt_from_is_the_curves(word, remedy, tmp_path):
+    with pytest.raises(ConfigError, match=remedy):
+        kshot.main([word, "--out", str(tmp_path / "out")])
 
 
 @pytest.mark.slow

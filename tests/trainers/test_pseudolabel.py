@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -16,10 +17,14 @@ import numpy as np
 import pytest
 
 from covidseg.core.errors import ConfigError, LayoutError
-from covidseg.engine.runs import open_runs
+from covidseg.engine.runs import open_runs, read_run
+from covidseg.engine.segmentation import GridConfig
 from covidseg.engine.task_data import read_part
 from covidseg.imaging.nifti import read_header, read_nifti, write_nifti
 from covidseg.pseudolabel import prediction
+from covidseg.pseudolabel.prediction import open_teachers
+from covidseg.pseudolabel.recipe import PseudolabelRecipe
+from covidseg.pseudolabel.rounds import refuse_other_teachers, with_teachers_grid
 from covidseg.trainers.pseudolabel import main
 
 SCRIPT = Path(__file__).resolve().parents[2] / "trainers" / "pseudolabel.py"
@@ -100,6 +105,49 @@ def test_the_second_call_resumes_and_changes_nothing(student, words):
     assert {p: p.stat().st_mtime_ns for one in pattern for p in student.glob(one)} == before
 
 
+def test_what_a_student_has_begun_to_learn_from_stays_as_it_is(student, words, tmp_path):
+    """A teacher predicts by other windows from now on; its pseudo-labels were by those before."""
+    own = shutil.copytree(student, tmp_path / "run", symlinks=True)
+    pool = own / "rounds/1/pool"
+    before = {path: path.stat().st_mtime_ns for path in pool.glob("*/*")}
+    resumed = [*words, "--out", str(own), "--resume", "--window.batch_size=1"]
+    changed = ["--window.logit_adjustment=9", "--window.overlap=0.25", "--window.mirror=true"]
+    main([*resumed, *changed])
+    assert {path: path.stat().st_mtime_ns for path in pool.glob("*/*")} == before
+    for run in (own, own / "rounds" / "teacher1"):
+        window = read_run(run).window
+        assert (window.batch_size, window.overlap, window.logit_adjustment) == (1, 0.25, 9)
+    # Nor are they made otherwise where one is lost.
+    lost = next((pool / "labels").iterdir())
+    kept = lost.read_bytes()
+    (pool / "cases" / lost.name.replace(".nii.gz", ".json")).unlink()
+    lost.unlink()
+    main([*resumed, *changed])
+    assert lost.read_bytes() == kept
+    # Who has not begun learns from labels as the recipe makes them now.
+    for run in (own, own / "rounds/1/student"):
+        shutil.rmtree(run / "checkpoints")
+    main([*resumed, *changed])
+    assert lost.read_bytes() != kept
+
+
+def test_how_many_windows_go_at_once_is_nothing_of_the_teachers(student):
+    config = student / "rounds/teacher1/config.yaml"
+    runs = [config.parent]
+    before, text = open_teachers(runs, device="cpu"), config.read_text()
+    try:
+        config.write_text(text.replace("\n  batch_size: null", "\n  batch_size: 3"))
+        now = open_teachers(runs, device="cpu")
+        assert now.members[0].sliding.batch_size == 3
+        assert now.key == before.key
+        config.write_text(text.replace("\n  overlap: 0.5", "\n  overlap: 0.25"))
+        assert open_teachers(runs, device="cpu").key != before.key
+        as_then = open_teachers(runs, device="cpu", windows=before.windows)
+        assert as_then.key == before.key
+    finally:
+        config.write_text(text)
+
+
 def test_given_teachers_and_one_that_dies_in_the_middle_of_the_pool(
     student, words, tmp_path, monkeypatch
 ):
@@ -175,6 +223,44 @@ def test_a_teacher_that_learnt_what_measures_the_student_is_refused(student, wor
     with pytest.raises(ConfigError, match=r"teacher learnt the labels of 1 of the 16 scans of te"):
         main([*words, "--teacher", str(teacher), "--out", str(out)])
     assert not (out / "pool.csv").exists()
+
+
+def test_a_2d_teacher_leaves_the_planes_to_a_3d_student(student):
+    teachers = [student / "rounds" / "teacher1"]
+    own = read_run(student, PseudolabelRecipe)
+    measured = own.grid.spacing_mm
+    assert measured[0] is None
+    flat = dataclasses.replace(own, grid=GridConfig())
+    assert with_teachers_grid(flat, teachers).grid.spacing_mm == measured
+    deep = dataclasses.replace(
+        flat, network=dataclasses.replace(own.network, dimensions=3, strides=None)
+    )
+    assert with_teachers_grid(deep, teachers) == deep  # its planning is its own
+    for z in (2.5, None):
+        refuse_other_teachers(with_spacing(deep, (z, *measured[1:])), teachers)
+    with pytest.raises(ConfigError, match="this teacher predicts at each scan's own"):
+        refuse_other_teachers(with_spacing(deep, (2.5, measured[1] * 2, measured[2])), teachers)
+
+
+def with_spacing(recipe, spacing_mm):
+    return dataclasses.replace(recipe, grid=GridConfig(spacing_mm=spacing_mm))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("--unlabelled.batch_size=0", r"unlabelled.batch_size is 0; expected at least 1, or null"),
+        ("--unlabelled.batch_size=-2", "unlabelled.batch_size is -2"),
+        ("--rounds.count=0", "rounds.count is 0"),
+        ("--method.ua_mt.passes=0", "passes is 0"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_pool_is_gathered(
+    words, tmp_path, monkeypatch, change, message
+):
+    monkeypatch.setattr("covidseg.trainers.pseudolabel.gather", None)
+    with pytest.raises(ConfigError, match=message):
+        main([*words, change, "--out", str(tmp_path / "run")])
 
 
 def test_few_labels_and_the_others_in_the_pool(words, tmp_path):

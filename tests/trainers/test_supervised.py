@@ -158,7 +158,8 @@ def test_a_run_goes_on_from_the_first_weights_it_had_alone(run, options, tmp_pat
         call(out, f"--train.start={other}")
     # Where they are gone, what was learnt since goes on and predicts.
     shutil.rmtree(start)
-    assert call(out, f"--train.start={start}") == before
+    for spelt in (start, f"{tmp_path}/other/../start/", os.path.relpath(start)):
+        assert call(out, f"--train.start={spelt}") == before
     with pytest.raises(ConfigError, match=r"train\.start now names the weights of"):
         call(out, "--train.start=/elsewhere")
     with pytest.raises(ConfigError, match="began from random weights"):
@@ -171,11 +172,12 @@ def test_a_run_predicts_as_its_recipe_says_now(run, options, tmp_path):
     words = ["--recipe", "task1-lung-2d", "--out", str(own), "--resume", *options]
     main([*words, "--train.log_every=2"])
     assert weights_digest(own) == before
-    main([*words, "--window.mirror=true", "--window.logit_adjustment=0.85"])
+    main([*words, "--window.mirror=true", "--window.logit_adjustment=0.85", "--window.overlap=0.6"])
     assert weights_digest(own) != before
     predictor = open_run(own, device="cpu")
     assert predictor.mirror_axes
     assert predictor.logit_adjustment == 0.85
+    assert predictor.sliding.overlap == 0.6
     assert read_run(own).train.log_every == 3  # what was done is not said otherwise
 
 

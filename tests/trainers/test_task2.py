@@ -8,7 +8,7 @@ from covidseg.core.errors import ConfigError
 from covidseg.engine.recipes import load_recipe
 from covidseg.generalization.config import GeneralizationRecipe
 from covidseg.scoring.scores import read_scores
-from covidseg.trainers.task2 import METHODS, Arm, arms, main
+from covidseg.trainers.task2 import METHODS, Arm, Protocol, _recipe, arms, job, main
 
 
 def test_every_source_alone_and_all_together():
@@ -55,11 +55,40 @@ def test_every_source_alone_and_all_together():
         (["--generalization.synthetic_lesions=true"], "--methods"),
         (["--seed=7"], "--seeds"),
         (["--data.hub", "/elsewhere"], "--hub"),
+        (["--data.fold=1"], "--sources"),
     ],
 )
 def test_what_names_a_row_is_not_overridden(words, remedy):
     with pytest.raises(ConfigError, match=remedy):
         main(words)
+
+
+DECIDED = ["--network.norm=instance", "--patch.by_source=false", "--sources.overlap=refuse"]
+
+
+@pytest.mark.parametrize("word", DECIDED)
+def test_a_value_that_a_training_would_drop_is_refused(word, tmp_path):
+    """What all sources together, and batch normalisation's methods, decide, is not the caller's."""
+    chosen = arms(["lung"], ["mixstyle"], ["all"], [0])
+    name = word.split("=")[0]
+    with pytest.raises(ConfigError, match=f"{name} contradicts .* mixstyle, all"):
+        job(protocol(tmp_path, chosen, word), chosen[0])
+
+
+def test_a_value_that_a_training_takes_is_the_callers(tmp_path):
+    """Also one that says what the training has anyway, and one of a section that it decides of."""
+    chosen = arms(["lung"], ["plain"], ["structseg-lung"], [0])
+    assert _recipe(protocol(tmp_path, chosen, *DECIDED), chosen[0]).network.norm == "instance"
+    chosen = arms(["lung"], ["mixstyle"], ["all"], [0])
+    words = ["--network.norm", "batch", "--network={features: [4, 8]}", "--patch.by_source=true"]
+    network = _recipe(protocol(tmp_path, chosen, *words), chosen[0]).network
+    assert (network.norm, network.features) == ("batch", (4, 8))
+
+
+def protocol(tmp_path, chosen, *words):
+    return Protocol(
+        arms=chosen, profile="demo", overrides=words, hub=tmp_path / "hub", out=tmp_path / "out"
+    )
 
 
 @pytest.mark.parametrize("subtask", ["lung", "infection"])
