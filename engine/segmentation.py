@@ -293,9 +293,10 @@ def planned(
         plan_ = plan_for_patch(plan_, size, stages)
     network = network.with_plan(plan_)
     network.check()
-    _refuse_undivided(size, network)
     if network.family == "smp":
         refuse_patch(network, size)
+    else:
+        _refuse_undivided(size, network)
     augmentation = planned_augmentation(recipe.augmentation, size)
     patch = dataclasses.replace(
         recipe.patch, size=tuple(size), batch_size=recipe.patch.batch_size or plan_.batch_size

@@ -202,11 +202,7 @@ class NetworkConfig:
             )
 
     def divisor(self) -> tuple[int, ...]:
-        """What each edge of an input must be a multiple of."""
-        if self.family == "smp":
-            from covidseg.networks.smp2d import smp_divisor
-
-            return smp_divisor(self)
+        """What each edge of an input must be a multiple of (`plain` and `residual`)."""
         self.check()
         assert self.strides is not None
         product = [1] * self.dimensions

@@ -80,15 +80,6 @@ def build_smp(config: NetworkConfig) -> nn.Module:
     return network
 
 
-def smp_divisor(config: NetworkConfig) -> tuple[int, int]:
-    """What each edge of an input must be a multiple of; errors as ``build_network``."""
-    network = build_smp(dataclasses.replace(config, encoder_weights=None))
-    if not network.requires_divisible_input_shape:
-        return (1, 1)
-    stride = int(network.get_submodule("encoder").output_stride)
-    return (stride, stride)
-
-
 def refuse_patch(config: NetworkConfig, size: Sequence[int]) -> None:
     """Raise ConfigError, in the library's words, where it cannot learn from patches of ``size``."""
     # A pass without numbers takes no time; but what it says holds only where one with them agrees.

@@ -190,13 +190,6 @@ def test_a_patch_that_the_stated_strides_do_not_divide_is_refused():
     assert found.network.strides == ((1, 1), (2, 2), (2, 2))
 
 
-def test_a_patch_that_a_2d_network_of_the_library_does_not_take_is_refused():
-    words = ["--network.family=smp", "--network.deep_supervision=false"]
-    words += ["--network.architecture=FPN", "--patch.size=[100,96]"]
-    with pytest.raises(ConfigError, match=r"\[100, 96\] by \[32, 32\].* patch.size \[128, 96\]"):
-        plan_of(*words, recipe="task1-infection-2d")
-
-
 def test_patches_of_the_librarys_networks_are_asked_of_these():
     words = ["--network.family=smp", "--network.deep_supervision=false"]
     words += ["--network.encoder=resnet18"]
