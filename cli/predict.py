@@ -76,6 +76,7 @@ def predict(
       covidseg predict --run runs/task1-infection-3d scans/ --out predictions/   (all folds)
     """
     from covidseg.core.progress import progress_bar, tell
+    from covidseg.engine import manifest
     from covidseg.engine.runs import read_run, runs_in, unfinished, weights_digest
     from covidseg.inference.files import (
         doubt_about_place,
@@ -98,6 +99,8 @@ def predict(
     for one in run:
         if doubt := unfinished(one):
             tell(f"warning: {doubt}")
+    if all((manifest.read(one) or {}).get("phantom") for one in run):
+        tell("note: phantoms alone have been learnt from here, no patient's scan")
     settings = [[weights_digest(one) for one in run], mirror, intensity.value]
     record = Record(out, json.dumps(settings))
     todo = found if overwrite else record.missing(found)

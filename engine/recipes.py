@@ -153,6 +153,14 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
+def profiles_of(path_or_name: str | Path) -> tuple[str, ...]:
+    """Names of the profiles that a recipe has; errors as `load_recipe`."""
+    path = find_recipe(path_or_name)
+    profiles = _read(path).get("profiles") or {}
+    _require_names(profiles, "profiles", path)
+    return tuple(map(str, profiles))
+
+
 def _profiled(values: dict[str, Any], profile: str | None, path: Path) -> dict[str, Any]:
     profiles = values.pop("profiles", None)
     profiles = {} if profiles is None else profiles
@@ -163,8 +171,9 @@ def _profiled(values: dict[str, Any], profile: str | None, path: Path) -> dict[s
         raise ConfigError(
             f"has no profile {profile!r}",
             path=path,
-            expected="one of "
-            + (", ".join(map(str, profiles)) or "none: the recipe has no profiles"),
+            expected="one of " + ", ".join(map(str, profiles))
+            if profiles
+            else "no profile: the recipe has none",
         )
     chosen = {} if profiles[profile] is None else profiles[profile]
     _require_names(chosen, f"profiles.{profile}", path)

@@ -64,8 +64,8 @@ class Part:
 
     @property
     def sha256(self) -> str:
-        """Hash of the cases and their content, in order, for a run's manifest."""
-        listed = [[row.dataset, row.case.case_id, row.content] for row in self.rows]
+        """Hash of the cases, their voxels and where these lie, in order, for a run's manifest."""
+        listed = [[row.dataset, row.case.case_id, row.case.content] for row in self.rows]
         return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
     @property

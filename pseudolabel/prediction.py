@@ -325,6 +325,10 @@ def _known(
         return None
     if noted.get("key") != _key(teachers, config, scan) or "fault" in noted:
         return None
+    label = folder / f"labels/{scan.case.case_id}{_ending(scan.case)}"
+    # What was damaged or taken away is made again, not learnt from.
+    if not label.is_file() or sha256_of_file(label) != noted.get("label_sha256"):
+        return None
     return noted
 
 

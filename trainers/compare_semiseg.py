@@ -30,11 +30,12 @@ from covidseg.trainers.semiseg import (
     STARTS,
     add_profile,
     add_start_recipe,
+    chosen_profile,
     cross_validated,
     learn_phantoms,
     parted,
+    profile_words,
     run_name,
-    said_profile,
 )
 from covidseg.trainers.semiseg_pseudolabel import phases
 from covidseg.trainers.side_by_side import Job, run_side_by_side
@@ -50,7 +51,8 @@ class Comparison:
     """What is compared, and where."""
 
     recipe: str
-    profile: str
+    profile: str | None
+    of_phantoms: str | None
     overrides: tuple[str, ...]
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -79,7 +81,7 @@ class Comparison:
                 f"rounds.count is {recipe.rounds.count}",
                 expected="1: with more, the noisy student takes more steps than the others",
             )
-        chosen = ["--recipe", self.recipe, "--profile", self.profile, *words]
+        chosen = ["--recipe", self.recipe, *profile_words(self.profile), *words]
         runs = [(run, recipe.train.steps)]
         if method == STUDENT:
             runs = phases(recipe, run)
@@ -103,7 +105,7 @@ def compare(comparison: Comparison, hub: Path, start_recipe: str, of_starts: Seq
         for later in (False, True)
     ]
     runs = {seed: comparison.start(seed) for seed in comparison.seeds}
-    learn_phantoms(start_recipe, comparison.profile, of_starts, runs, logs)
+    learn_phantoms(start_recipe, comparison.of_phantoms, of_starts, runs, logs)
     for jobs in batches:
         run_side_by_side(jobs, logs)
     print(report(comparison, all_scores(comparison, hub)))
@@ -173,9 +175,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     of_starts, overrides = parted(given)
     refuse_fixed(overrides, {**FIXED, "method.name": "choose --methods", "seed": "give --seeds"})
     methods = [method for method in METHODS if method in {BASELINE, *options.methods}]
+    profile = chosen_profile(options.profile, options.recipe)
+    print(f"profile {profile or 'of the recipe itself'}")
     comparison = Comparison(
         options.recipe,
-        said_profile(options.profile),
+        profile,
+        chosen_profile(options.profile, options.start_recipe),
         (*overrides, "--data.hub", str(options.hub)),
         tuple(methods),
         tuple(options.seeds),

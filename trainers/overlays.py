@@ -39,6 +39,8 @@ def draw_overlays(
 
     Writes ``stem.png`` and ``stem.svg``.
     """
+    from matplotlib.patches import Patch
+
     figure = new_figure(9, 3.1 * len(cases) + 0.6)
     axes = figure.subplots(len(cases), 3, squeeze=False)
     for row, case in zip(axes, cases, strict=True):
@@ -65,8 +67,13 @@ def draw_overlays(
                 )
             axis.set_title(case.title if mask is None else what, fontsize=9)
             axis.set_axis_off()
-    names = ", ".join(labels)
-    figure.suptitle(("PHANTOMS: " if phantom else "") + names, fontsize=10)
+    figure.suptitle(("PHANTOMS: " if phantom else "") + ", ".join(labels), fontsize=10)
+    if len(labels) > 1:
+        patches = [
+            Patch(color=(*colour, 0.45), label=name)
+            for name, colour in zip(labels, _COLOURS, strict=False)
+        ]
+        figure.legend(handles=patches, loc="outside lower center", ncols=len(labels), fontsize=9)
     return save_figure(figure, stem)
 
 

@@ -61,7 +61,8 @@ def draw_extremes(part: Part, predictions: Path, scores: pd.DataFrame, stem: Pat
     for place, case_id in zip(("best", "median", "worst"), chosen, strict=False):
         image, annotation = read_training_case(cases[case_id])
         assert annotation is not None
-        title = f"{place}: {case_id}, DSC {dsc[case_id]:.3f}"
+        of = f"{labels[-1].replace('_', ' ')} " if len(labels) > 1 else ""
+        title = f"{place}: {case_id}, {of}DSC {dsc[case_id]:.3f}"
         prediction = read_nifti(predictions / f"{case_id}.nii.gz")
         shown.append(Shown(title, to_hu(image, cases[case_id].intensity), annotation, prediction))
     if shown:

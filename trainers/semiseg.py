@@ -25,7 +25,7 @@ from covidseg.core.progress import progress_bar
 from covidseg.engine import manifest
 from covidseg.engine.cache import read_training_case
 from covidseg.engine.distributed import native_precision
-from covidseg.engine.recipes import load_recipe
+from covidseg.engine.recipes import load_recipe, profiles_of
 from covidseg.engine.runs import open_runs
 from covidseg.engine.segmentation import SegmentationRecipe
 from covidseg.engine.task_data import read_part
@@ -70,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, given = parser.parse_known_args(arguments)
     of_starts, overrides = parted(given)
     refuse_fixed(overrides, FIXED)
-    profile = said_profile(options.profile)
+    profile = chosen_profile(options.profile, options.recipe)
+    print(f"profile {profile or 'of the recipe itself'}")
     starts = [options.out / STARTS / str(number) for number in range(options.starts)]
 
     def words(fold: int | None) -> list[str]:
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def job(fold: int | None) -> Job:
         recipe = load_recipe(options.recipe, profile, words(fold), SegmentationRecipe)
         run = options.out / run_name(fold)
-        chosen = ["--recipe", options.recipe, "--profile", profile, *words(fold)]
+        chosen = ["--recipe", options.recipe, *profile_words(profile), *words(fold)]
         trainer = ["-m", "covidseg.trainers.supervised", "--resume", "--out", str(run)]
         return Job(run_name(fold), [*trainer, *chosen], [(run, recipe.train.steps)])
 
@@ -90,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     jobs = [job(fold) for fold in runs]
     logs = options.out / "logs"
     # Also where all six are trained: whether it was from these is for them to say.
-    learn_phantoms(options.start_recipe, profile, of_starts, dict(enumerate(starts)), logs)
+    of_phantoms = chosen_profile(options.profile, options.start_recipe)
+    learn_phantoms(options.start_recipe, of_phantoms, of_starts, dict(enumerate(starts)), logs)
     run_side_by_side(jobs, logs)
     scores = cross_validated(options.out, options.hub, options.recipe)
     print(summary(scores))
@@ -100,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def learn_phantoms(
-    recipe: str, profile: str, words: Sequence[str], runs: Mapping[int, Path], logs: Path
+    recipe: str, profile: str | None, words: Sequence[str], runs: Mapping[int, Path], logs: Path
 ) -> None:
     """Train a network on phantoms for each seed, in its folder of ``runs``, side by side."""
     jobs: list[Job] = []
@@ -109,7 +111,7 @@ def learn_phantoms(
         own = load_recipe(recipe, profile, values, PhantomsRecipe)
         if not jobs and not manifest.is_complete(run):
             draw(own)  # here, where its progress is seen
-        chosen = ["--recipe", recipe, "--profile", profile, *values]
+        chosen = ["--recipe", recipe, *profile_words(profile), *values]
         trainer = ["-m", "covidseg.trainers.phantoms", "--resume", "--out", str(run)]
         jobs.append(Job(f"phantoms{number}", [*trainer, *chosen], [(run, own.train.steps)]))
     run_side_by_side(jobs, logs)
@@ -155,14 +157,19 @@ def add_start_recipe(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def said_profile(asked: str) -> str:
-    """The profile asked for, or for `AUTO` that of this machine; prints which it is."""
-    profile = asked
-    if asked == AUTO:
-        on_cpu = "cpu-bf16" if native_precision() == "bf16" else "cpu"
-        profile = "gpu" if torch.cuda.is_available() else on_cpu
-    print(f"profile {profile}")
-    return profile
+def chosen_profile(asked: str, recipe: str) -> str | None:
+    """The profile asked for, or for `AUTO` that of this machine, or none if the recipe has none."""
+    if asked != AUTO:
+        return asked
+    if not profiles_of(recipe):
+        return None
+    on_cpu = "cpu-bf16" if native_precision() == "bf16" else "cpu"
+    return "gpu" if torch.cuda.is_available() else on_cpu
+
+
+def profile_words(profile: str | None) -> list[str]:
+    """The profile as a trainer's command line names it."""
+    return [] if profile is None else ["--profile", profile]
 
 
 def cross_validated(out: Path, hub: Path, algorithm: str, path: Path | None = None) -> pd.DataFrame:

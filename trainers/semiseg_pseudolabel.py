@@ -27,11 +27,12 @@ from covidseg.trainers.semiseg import (
     FIXED,
     FOLDS,
     add_profile,
+    chosen_profile,
     cross_validated,
     how_to_predict,
     picture,
+    profile_words,
     run_name,
-    said_profile,
     summary,
 )
 from covidseg.trainers.side_by_side import Job, run_side_by_side
@@ -54,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options, overrides = parser.parse_known_args(arguments)
     refuse_fixed(overrides, FIXED)
-    profile = said_profile(options.profile)
+    profile = chosen_profile(options.profile, options.recipe)
+    print(f"profile {profile or 'of the recipe itself'}")
 
     def job(fold: int | None) -> Job:
         name = run_name(fold)
@@ -63,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         words = [*overrides, *place, "--data.hub", str(options.hub)]
         recipe = load_recipe(options.recipe, profile, words, PseudolabelRecipe)
         run = options.out / name
-        chosen = ["--recipe", options.recipe, "--profile", profile, *words]
+        chosen = ["--recipe", options.recipe, *profile_words(profile), *words]
         trainer = ["-m", "covidseg.trainers.pseudolabel", "--resume", "--out", str(run)]
         return Job(name, [*trainer, "--teacher", str(teacher), *chosen], phases(recipe, run))
 

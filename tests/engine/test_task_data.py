@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from covidseg.core.errors import LayoutError
-from covidseg.engine.task_data import configuration_names, part_names, read_part
+from covidseg.engine import task_data
+from covidseg.engine.task_data import Part, configuration_names, part_names, read_part
 
 
 def card(configurations):
@@ -37,6 +38,19 @@ def test_a_folder_that_is_no_repository_is_said_to_be_none(tmp_path, files, why)
         read_part(tmp_path, "a", "train")
     assert refused.value.path == tmp_path
     assert why in str(refused.value)
+
+
+def test_where_voxels_lie_is_part_of_what_was_learnt(tmp_path):
+    intensity = {"scale": "hounsfield", "window_hu": None}
+    row = {
+        "case_id": "a", "patient_id": "a", "dataset": "d", "cohort": "train", "series_uid": "",
+        "image": {"path": "a.nii.gz"}, "image_content_hash": "1", "label_content_hash": "2",
+        "affine": [[1, 0], [0, 1]], "shape": [2, 2], "intensity": intensity,
+    }  # fmt: skip
+    moved = {**row, "affine": [[2, 0], [0, 1]]}
+    parts = [Part("c", "train", [task_data._row(one)], {}, False) for one in (row, moved)]
+    assert parts[0].sha256 != parts[1].sha256
+    assert parts[0].provenance["cases"] == parts[1].provenance["cases"]
 
 
 def test_a_repository_that_may_not_be_read_is_not_called_none(tmp_path, monkeypatch):

@@ -179,6 +179,19 @@ def test_interrupted_it_goes_on_and_predicts_nothing_twice(scans, tmp_path, monk
     assert label_all(teachers(1.0, key="two"), scans, out, stricter)[0] == 1
 
 
+def test_what_was_damaged_or_taken_away_is_predicted_again(scans, tmp_path):
+    out = tmp_path / "out"
+    _, before = label_all(teachers(1.0), scans, out)
+    labels = [out / "labels" / f"scan{n}.nii.gz" for n in range(4)]
+    whole = [path.read_bytes() for path in labels]
+    labels[0].unlink()
+    labels[1].write_bytes(whole[2])
+    done, after = label_all(teachers(1.0), scans, out)
+    assert done == 2
+    assert [path.read_bytes() for path in labels] == whole
+    assert after == before
+
+
 def test_what_another_process_has_claimed_is_left_to_it(scans, tmp_path):
     out = tmp_path / "out"
     for name in ("scan1", "scan3"):

@@ -24,13 +24,16 @@ def run_here(jobs, logs):
     [(False, "no", "cpu"), (False, "bf16", "cpu-bf16"), (True, "bf16", "gpu")],
 )
 def test_the_profile_is_the_machines_unless_one_is_asked_for(
-    gpu, precision, profile, monkeypatch, capsys
+    gpu, precision, profile, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(semiseg.torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(semiseg, "native_precision", lambda: precision)
-    assert semiseg.said_profile("auto") == profile
-    assert capsys.readouterr().out == f"profile {profile}\n"
-    assert semiseg.said_profile("cpu") == "cpu"
+    assert semiseg.chosen_profile("auto", "semiseg-2d") == profile
+    assert semiseg.chosen_profile("cpu", "semiseg-2d") == "cpu"
+    # A run's own recipe, which is one profile's already.
+    (tmp_path / "config.yaml").write_text("name: mine\n")
+    assert semiseg.chosen_profile("auto", str(tmp_path / "config.yaml")) is None
+    assert semiseg.profile_words(None) == []
 
 
 def test_values_for_the_networks_of_phantoms_are_told_apart():
