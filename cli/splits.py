@@ -187,8 +187,8 @@ def audit(
     configurations: list[str] = []
     files: list[Path] = []
     for word in what or sorted({subtask.task for subtask in tasks.SUBTASKS}):
-        if named := tasks.configurations(word):
-            configurations += named
+        if known := tasks.configurations(word):
+            configurations += known
         elif Path(word).is_file():
             files.append(Path(word))
         elif word.endswith(CLEAN_SUFFIX):
