@@ -181,6 +181,17 @@ def refuse_other_run(
             )
 
 
+def refuse_resuming(
+    run_dir: Path, recipe: Recipe, provenance: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Raise ConfigError where `train` would refuse to go on with the folder's run, if it has begun:
+    see `refuse_other_run`; or its first weights were others.
+    """
+    if last_checkpoint(run_dir) is not None:
+        refuse_other_run(run_dir, recipe, provenance)
+        _refuse_other_start(run_dir, recipe.train.start)
+
+
 def _refuse_other_start(run_dir: Path, start: str | None) -> None:
     """Raise ConfigError where a run would go on from other first weights than it had."""
     known = manifests.read(run_dir)
@@ -382,8 +393,7 @@ class _Run:
         if checkpoint is None:
             self.method.on_train_start(self.accelerator)
             return
-        refuse_other_run(self.run_dir, self.recipe, self._provenance())
-        _refuse_other_start(self.run_dir, self.settings.start)
+        refuse_resuming(self.run_dir, self.recipe, self._provenance())
         if self.accelerator.is_main_process:
             _keep_window(self.run_dir, self.recipe)
         for name, network in self.saved.items():

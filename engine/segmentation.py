@@ -26,7 +26,7 @@ from covidseg.engine.stream import Batch, Stream
 from covidseg.engine.task_data import Part, read_part
 from covidseg.inference.preprocessing import Preprocessing
 from covidseg.networks.build import build_network
-from covidseg.networks.config import NetworkConfig
+from covidseg.networks.config import PLANNED_SIZES, NetworkConfig
 from covidseg.networks.instance_norm import preferred_layout
 from covidseg.networks.planning import plan, plan_for_patch
 from covidseg.networks.smp2d import refuse_patch
@@ -305,6 +305,40 @@ def planned(
     return dataclasses.replace(
         recipe, data=data, grid=grid, network=network, augmentation=augmentation, patch=patch
     )
+
+
+def planned_as_before(recipe: SomeRecipe, run: Path) -> SomeRecipe:
+    """The recipe with what it leaves open as the begun ``run`` has it: no scan is measured.
+
+    What `planned` would make of it can differ where the data or the plan's rules have changed.
+    """
+    checkpoint = last_checkpoint(run)
+    if checkpoint is None:
+        return recipe
+    before = read_description(checkpoint)["config"]
+    on_grid = ["low", "high", "mean", "std"]
+    if recipe.grid.plane_size is None:
+        on_grid.append("spacing_mm")
+    patch = _filled(recipe.patch, before, "patch", ("size", "batch_size"))
+    augmentation = recipe.augmentation
+    if patch.size is not None:
+        augmentation = planned_augmentation(augmentation, patch.size)
+    labels = recipe.data.labels or tuple(before.get("data", {}).get("labels", ()))
+    return dataclasses.replace(
+        recipe,
+        data=dataclasses.replace(recipe.data, labels=labels),
+        grid=_filled(recipe.grid, before, "grid", on_grid),
+        network=_filled(recipe.network, before, "network", ("classes", *PLANNED_SIZES)),
+        augmentation=augmentation,
+        patch=patch,
+    )
+
+
+def _filled(section: Any, config: Mapping[str, Any], name: str, planned: Sequence[str]) -> Any:
+    """A section of a recipe with those of its ``planned`` values that are null from ``config``."""
+    known = config.get(name, {})
+    null = [one for one in planned if getattr(section, one) is None]
+    return dataclasses.replace(section, **{one: known.get(one) for one in null})
 
 
 def _check(recipe: SegmentationRecipe) -> None:

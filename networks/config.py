@@ -8,7 +8,8 @@ from typing import Literal
 from covidseg.core.errors import ConfigError
 from covidseg.networks.planning import Plan, shallower
 
-_SIZES = (
+# What is planned where it is null.
+PLANNED_SIZES = (
     "strides",
     "kernel_sizes",
     "decoder_kernel_sizes",
@@ -115,7 +116,9 @@ class NetworkConfig:
                     remedy="give fewer, a larger patch.size, or network.strides too",
                 )
             plan = shallower(plan, len(self.features))
-        planned = {name: getattr(plan, name) for name in _SIZES if getattr(self, name) is None}
+        planned = {
+            name: getattr(plan, name) for name in PLANNED_SIZES if getattr(self, name) is None
+        }
         return replace(self, **planned)
 
     def check(self) -> None:
@@ -148,7 +151,7 @@ class NetworkConfig:
                 "network.deep_supervision with network.family smp",
                 expected="false: those networks have one output",
             )
-        given = [name for name in _SIZES if getattr(self, name) is not None]
+        given = [name for name in PLANNED_SIZES if getattr(self, name) is not None]
         if given:
             raise ConfigError(
                 f"network.{given[0]} with network.family smp",

@@ -120,6 +120,7 @@ def score_folder(
     workers: int | None = None,
     progress: bool = True,
     journal: str | PathLike[str] | None = None,
+    cases: Sequence[str] | None = None,
     may_be_empty: bool = False,
 ) -> pd.DataFrame:
     """Score every case of two folders of label maps (NIfTI, or PNG pictures).
@@ -153,8 +154,10 @@ def score_folder(
         File that scored cases are noted in as they come. A run that is interrupted and started
         again does not score them twice, unless their files or the settings have changed. Whoever
         has written the result removes it.
+    cases
+        IDs of the cases that are scored, and no other; by default those that the task says.
     may_be_empty
-        Take ``predictions`` without any label map for one in which all are missing.
+        Take ``predictions`` without a label map of any case for one in which all are missing.
 
     Returns
     -------
@@ -183,7 +186,8 @@ def score_folder(
         dataset=dataset,
         phantom=phantom,
     )
-    pairs = pair_cases(predictions, references, expected_cases(task, part), may_be_empty)
+    expected = expected_cases(task, part) if cases is None else cases
+    pairs = pair_cases(predictions, references, expected, may_be_empty)
     rows = {
         pair.case_id: _unpaired_rows(pair, settings)
         for pair in pairs
@@ -307,7 +311,7 @@ def pair_cases(
 ) -> list[Pair]:
     """The cases of two folders, by case ID, sorted; or the ``expected`` ones alone.
 
-    ``may_be_empty`` lets ``predictions`` hold none at all.
+    ``may_be_empty`` lets ``predictions`` hold none of them.
 
     Raises
     ------
@@ -326,7 +330,7 @@ def pair_cases(
             path=references,
             expected=f"files named like {cases[0]}.nii.gz",
         )
-    if not set(ours) & set(cases) & set(theirs) and not (may_be_empty and not ours):
+    if not may_be_empty and not set(ours) & set(cases) & set(theirs):
         wanted = ", ".join(sorted(set(cases) & set(theirs))[:2])
         raise LayoutError(
             f"no prediction is called as a reference is: {', '.join(sorted(ours)[:2])}, ...",

@@ -15,8 +15,14 @@ from pathlib import Path
 
 from covidseg.engine.checkpoint import last_checkpoint
 from covidseg.engine.distributed import start_processes
-from covidseg.engine.loop import Result, train
-from covidseg.engine.segmentation import cached_cases, new_network, planned, with_precision
+from covidseg.engine.loop import Result, refuse_resuming, train
+from covidseg.engine.segmentation import (
+    cached_cases,
+    new_network,
+    planned,
+    planned_as_before,
+    with_precision,
+)
 from covidseg.engine.validation import DiceValidation
 from covidseg.generalization.build import (
     build_method,
@@ -26,7 +32,7 @@ from covidseg.generalization.build import (
     watched_patches,
 )
 from covidseg.generalization.config import GeneralizationRecipe
-from covidseg.generalization.sources import read_sources, require_start_without_covid
+from covidseg.generalization.sources import Learnt, read_sources, require_start_without_covid
 from covidseg.trainers.options import parse, run_main
 
 
@@ -37,16 +43,7 @@ def run(recipe: GeneralizationRecipe, out: Path, *, resume: bool = False) -> Res
     # A run that has begun was asked then, and its first weights may be gone by now.
     if last_checkpoint(out) is None:
         require_start_without_covid(recipe.train.start)
-    learnt = read_sources(
-        recipe.data.hub,
-        [recipe.data.name, *recipe.sources.more],
-        part=recipe.data.part,
-        cases=recipe.data.cases,
-        one_class=recipe.sources.one_class,
-        tested=recipe.sources.tested,
-        overlap=recipe.sources.overlap,
-        without_covid=True,
-    )
+    learnt = _learnt(recipe)
     targets = check(recipe, learnt.targets)
     with accelerator.main_process_first():
         progress = accelerator.is_main_process
@@ -60,6 +57,29 @@ def run(recipe: GeneralizationRecipe, out: Path, *, resume: bool = False) -> Res
         accelerator=accelerator,
         validation=DiceValidation(watched_patches(recipe, cases), recipe.data.labels),
         resume=resume,
+    )
+
+
+def refuse_another(recipe: GeneralizationRecipe, out: Path) -> None:
+    """Raise ConfigError where `run` would refuse to go on with what has begun in ``out``; nothing
+    is measured for it.
+    """
+    if last_checkpoint(out) is not None:
+        own = completed(planned_as_before(with_precision(recipe), out))
+        refuse_resuming(out, own, {"train": _learnt(recipe).provenance})
+
+
+def _learnt(recipe: GeneralizationRecipe) -> Learnt:
+    """What a recipe learns from, as files."""
+    return read_sources(
+        recipe.data.hub,
+        [recipe.data.name, *recipe.sources.more],
+        part=recipe.data.part,
+        cases=recipe.data.cases,
+        one_class=recipe.sources.one_class,
+        tested=recipe.sources.tested,
+        overlap=recipe.sources.overlap,
+        without_covid=True,
     )
 
 

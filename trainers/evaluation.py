@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from covidseg.imaging.nifti import write_nifti
 from covidseg.inference.ensemble import Ensemble
 from covidseg.inference.files import fault_of
 from covidseg.inference.predictor import Predictor
+from covidseg.scoring.case import scored_labels
 from covidseg.scoring.folder import score_folder
 
 if TYPE_CHECKING:
@@ -87,17 +88,40 @@ def scored_part(
     workers: int | None = None,
 ) -> pd.DataFrame:
     """The scores in ``path`` of a part's label maps in ``folder``, made anew where one of these is
-    newer. ``fold`` is written into that column.
+    newer or the file is not of the part's cases. ``fold`` is written into that column.
     """
     from covidseg.scoring.scores import read_scores, write_scores
 
     label_maps = [folder / f"{case.case_id}.nii.gz" for case in part.cases]
     # The folder's own time tells of a label map that was removed.
     made = max(one.stat().st_mtime_ns for one in (folder, *label_maps) if one.exists())
-    if not path.exists() or path.stat().st_mtime_ns < made:
+    if not path.exists() or path.stat().st_mtime_ns < made or not _is_of_part(path, part):
         found = score_part(part, folder, algorithm=algorithm, workers=workers)
         write_scores(found if fold is None else found.assign(fold=fold), path)
     return read_scores(path)
+
+
+def _is_of_part(path: Path, part: Part) -> bool:
+    """Whether a score file has a row for each of the part's cases and labels, and no other."""
+    from covidseg.scoring.scores import read_scores
+
+    try:
+        found = read_scores(path)
+    except CovidsegError:
+        return False
+    labels = scored_labels(part.targets, _meanings(part))
+    rows = sorted(zip(found["case_id"], found["label"], strict=True))
+    return rows == sorted((case.case_id, label) for case in part.cases for label in labels)
+
+
+def _meanings(part: Part) -> dict[int, str]:
+    """What the values of the part's annotations mean."""
+    return {
+        value: part.targets[target]
+        for case in part.cases
+        for value, target in case.values.items()
+        if target
+    }
 
 
 def score_part(
@@ -105,40 +129,50 @@ def score_part(
 ) -> pd.DataFrame:
     """Per-case scores of the label maps in ``folder`` against the part's annotations.
 
-    Annotations are linked beside the predictions, in ``<folder>-references``, so that
-    ``covidseg score`` gives the same from the shell.
+    All of the part's cases have rows, and no other case whose label map may lie there. Annotations
+    are linked beside the predictions, in ``<folder>-references``, so that ``covidseg score`` gives
+    the same from the shell.
     """
     references = folder.with_name(folder.name + "-references")
-    references.mkdir(parents=True, exist_ok=True)
-    for case in part.cases:
-        if case.label is None:
-            continue
-        link, label = references / f"{case.case_id}.nii.gz", os.path.abspath(case.label)
-        # Another repository may have been predicted here before.
-        if link.is_symlink() and os.readlink(link) != label:
-            link.unlink()
-        if not link.is_symlink():
-            link.symlink_to(label)
-    meanings = {
-        value: part.targets[target]
-        for case in part.cases
-        for value, target in case.values.items()
-        if target
-    }
+    _link_annotations(part, references)
     return score_folder(
         folder,
         references,
         task=part.configuration,
         labels=part.targets,
-        reference_labels=meanings,
+        reference_labels=_meanings(part),
         ignore_other_labels=True,
         algorithm=algorithm,
         part=part.name,
         phantom=part.phantom,
         workers=workers,
         progress=False,
+        cases=[case.case_id for case in part.cases],
         may_be_empty=True,
     )
+
+
+def _link_annotations(part: Part, references: Path) -> None:
+    """Link the part's annotations in ``references``, and unlink any other linked there before."""
+    references.mkdir(parents=True, exist_ok=True)
+    labels = {
+        f"{case.case_id}.nii.gz": os.path.abspath(case.label)
+        for case in part.cases
+        if case.label is not None
+    }
+    # Another repository may have been predicted here before, or the part have had other cases.
+    for link in references.glob("*.nii.gz"):
+        if _is_ours(link, labels) and os.readlink(link) != labels.get(link.name):
+            link.unlink()
+    for name, label in labels.items():
+        link = references / name
+        if not link.is_symlink():
+            link.symlink_to(label)
+
+
+def _is_ours(path: Path, labels: Mapping[str, str]) -> bool:
+    """Whether a reference was linked here: under a case's name, or to a file's whole path."""
+    return path.is_symlink() and (path.name in labels or os.path.isabs(os.readlink(path)))
 
 
 def measure(
@@ -154,7 +188,8 @@ def measure(
 ) -> pd.DataFrame | None:
     """Predict a part by all processes and score it once; its scores, on the main process.
 
-    What ``runs`` predicted already is kept, and a score file that is no older. ``workers`` score.
+    What ``runs`` predicted already is kept, and a score file of it that is no older. ``workers``
+    score.
     """
     for fault in predict_part(
         predictor,

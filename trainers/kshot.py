@@ -77,15 +77,18 @@ class Curve(Settings):
         place = ["--recipe", self.recipe, *profile, "--resume", "--out", str(self.run(point))]
         return [*place, *self._chosen(point)]
 
+    def load(self, point: Point) -> SegmentationRecipe:
+        """The recipe of a point."""
+        return load_recipe(self.recipe, self.profile, self._chosen(point), SegmentationRecipe)
+
     def job(self, point: Point) -> Job:
         """A point, from training to scores, as a process of its own."""
-        recipe = load_recipe(self.recipe, self.profile, self._chosen(point), SegmentationRecipe)
         _, subtask, dimensions = self.recipe.split("-")
         chosen = {"subtask": subtask, "dimensions": dimensions, "draws": point.draw}
         return Job(
             f"draw{point.draw}-{algorithm(point.shots)}",
             self.process("kshot", {**chosen, "shots": point.shots}),
-            [(self.run(point), recipe.train.steps)],
+            [(self.run(point), self.load(point).train.steps)],
             [self.run(point) / SCORES],
         )
 
@@ -120,6 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for point in points:
             curve.measure(point)
         return
+    # What was trained otherwise is said before anything is, not when it is collected.
+    for point in points:
+        supervised.refuse_another(curve.load(point), curve.run(point))
     run_side_by_side(unfinished([curve.job(point) for point in points]), curve.place / "logs")
     bar = progress_bar(points, desc="collecting", unit="run", leave=False)
     report([curve.measure(point) for point in bar], curve.place)

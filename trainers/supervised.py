@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from covidseg.engine.checkpoint import last_checkpoint
 from covidseg.engine.distributed import start_processes
-from covidseg.engine.loop import Result, train
+from covidseg.engine.loop import Result, refuse_resuming, train
 from covidseg.engine.losses import build_loss
 from covidseg.engine.method import Supervised
 from covidseg.engine.segmentation import (
@@ -22,6 +23,7 @@ from covidseg.engine.segmentation import (
     cached_cases,
     new_network,
     planned,
+    planned_as_before,
     training_part,
     training_stream,
     with_precision,
@@ -34,6 +36,15 @@ from covidseg.trainers.options import parse, run_main
 def run(recipe: SegmentationRecipe, out: Path, *, resume: bool = False) -> Result:
     """Train as the recipe says, and leave the run's folder ``out`` behind."""
     return learn(recipe, training_part(recipe.data), out, resume=resume)
+
+
+def refuse_another(recipe: SegmentationRecipe, out: Path) -> None:
+    """Raise ConfigError where `run` would refuse to go on with what has begun in ``out``; nothing
+    is measured for it.
+    """
+    if last_checkpoint(out) is not None:
+        own = planned_as_before(with_precision(recipe), out)
+        refuse_resuming(out, own, {"train": training_part(recipe.data).provenance})
 
 
 def learn(recipe: SegmentationRecipe, part: Part, out: Path, *, resume: bool = False) -> Result:

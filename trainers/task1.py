@@ -141,6 +141,9 @@ def run(protocol: Protocol) -> None:
     from covidseg.scoring.tables import render_tables
 
     chosen = folds(protocol)
+    # What was trained otherwise is said before anything is, not when it is collected.
+    for fold in chosen:
+        supervised.refuse_another(_recipe(protocol, fold), run_folder(protocol, fold))
     protocol.run_unfinished([job(protocol, fold) for fold in chosen])
     found = [run_fold(protocol, fold) for fold in chosen]
     frames = [frame for frame in found if frame is not None]

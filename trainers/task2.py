@@ -280,9 +280,12 @@ def run(protocol: Protocol) -> None:
     """Run the protocol; print the tables and where everything lies."""
     import pandas as pd
 
-    # All that is missing is said before the first training, not after hours of it.
+    # All that is missing, or was trained otherwise, is said before the first training, not after
+    # hours of it.
     for name in dict.fromkeys(n for arm in protocol.arms for n in [*arm.learnt, *arm.tested]):
         source_parts(protocol.hub, name)
+    for arm in protocol.arms:
+        domain_generalization.refuse_another(_recipe(protocol, arm), run_folder(protocol, arm))
     protocol.run_unfinished([job(protocol, arm) for arm in protocol.arms])
     found = [run_arm(protocol, arm) for arm in protocol.arms]
     frames = [frame for frame in found if frame is not None]

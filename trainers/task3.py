@@ -202,6 +202,9 @@ def run(protocol: Protocol) -> None:
         )
     if any(_impossible(of, method) for of, _ in protocol.sources for method in protocol.methods):
         print("lung: paint is left out, what it paints is lesions", flush=True)
+    # As is what was trained otherwise.
+    for arm in chosen:
+        transfer.refuse_another(_recipe(protocol, arm), run_folder(protocol, arm))
     # Without the source, one training is that of all sources.
     jobs = {run_folder(protocol, arm): job(protocol, arm) for arm in chosen}
     protocol.run_unfinished(list(jobs.values()))

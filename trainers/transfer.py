@@ -19,8 +19,9 @@ import torch
 from torch import nn
 
 from covidseg.core.errors import ConfigError
+from covidseg.engine.checkpoint import last_checkpoint
 from covidseg.engine.distributed import start_processes
-from covidseg.engine.loop import Result, refuse_begun, refuse_other_run, train
+from covidseg.engine.loop import Result, refuse_begun, refuse_other_run, refuse_resuming, train
 from covidseg.engine.losses import build_loss
 from covidseg.engine.method import Method, Supervised
 from covidseg.engine.runs import (
@@ -36,6 +37,7 @@ from covidseg.engine.segmentation import (
     cached_cases,
     new_network,
     planned,
+    planned_as_before,
     training_part,
     training_stream,
     with_precision,
@@ -110,21 +112,47 @@ def run(recipe: TransferRecipe, out: Path, *, resume: bool = False) -> Result:
     ``finetune`` and ``paint`` leave the run on the source alone in ``out/pretrained``, ``paint``
     also the lungs that it found, in ``lungs`` of the training cache.
     """
-    recipe = with_precision(recipe)
+    recipe = _decided(recipe)
     part = training_part(recipe.data)
     covid = _of(part, covid=True)
     method = recipe.transfer.method
-    if method == "joint":
-        # As published: cases are drawn whatever their source.
-        recipe = dataclasses.replace(
-            recipe, patch=dataclasses.replace(recipe.patch, by_source=False)
-        )
     if method == "alone":
         return _stage(recipe, covid, out, resume=resume)
     source = _of(part, covid=False)
     if method in STAGED:
         return _finetune(recipe, source, covid, out, resume=resume)
     return _stage(recipe, part, out, resume=resume)
+
+
+def _decided(recipe: TransferRecipe) -> TransferRecipe:
+    """The recipe with what its method and the machine decide."""
+    recipe = with_precision(recipe)
+    if recipe.transfer.method != "joint":
+        return recipe
+    # As published: cases are drawn whatever their source.
+    return dataclasses.replace(recipe, patch=dataclasses.replace(recipe.patch, by_source=False))
+
+
+def refuse_another(recipe: TransferRecipe, out: Path) -> None:
+    """Raise ConfigError where `run` would refuse to go on with what has begun in ``out``; nothing
+    is measured for it.
+    """
+    if all(last_checkpoint(one) is None for one, _ in stages(recipe, out)):
+        return
+    recipe = _decided(recipe)
+    part = training_part(recipe.data)
+    method = recipe.transfer.method
+    learnt = part if method in ("joint", "heads", "marginal") else _of(part, covid=True)
+    if method not in STAGED:
+        own = planned_as_before(recipe, out)
+        refuse_resuming(out, own, {"train": learnt.provenance})
+        return
+    first, tuned = _of_stages(recipe, recipe, out)
+    refuse_other_run(out, planned_as_before(tuned, out), {"train": learnt.provenance})
+    before = out / PRETRAINED
+    # Which scans have lungs to paint into shows when they are read.
+    known = {} if method == "paint" else {"train": _of(part, covid=False).provenance}
+    refuse_resuming(before, planned_as_before(first, before), known)
 
 
 def stages(recipe: TransferRecipe, out: Path) -> list[tuple[Path, int]]:
@@ -157,23 +185,14 @@ def _finetune(
             expected="a configuration of infections, such as task3-msd-tumour-fold0",
             remedy="choose finetune: painted are lesions alone",
         )
-    epochs = _source_epochs(recipe)
+    _source_epochs(recipe)  # too few are refused before anything is measured
     # Planned for the scans that it is for, as nnU-Net asks of those who fine-tune: clipped to the
     # Hounsfield units of tumours, ground glass would be lost.
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
     with accelerator.main_process_first():
         plan = planned(recipe, covid.cases, covid.targets, progress=accelerator.is_main_process)
-    first = dataclasses.replace(
-        plan,
-        train=dataclasses.replace(recipe.train, epochs=epochs),
-        data=recipe.data,
-    )
+    first, tuned = _of_stages(recipe, plan, out)
     before = out / PRETRAINED
-    tuned = dataclasses.replace(
-        plan,
-        train=dataclasses.replace(recipe.train, start=str(before)),
-        optim=dataclasses.replace(recipe.optim, lr=recipe.optim.lr * chosen.finetune_lr),
-    )
     # Before the stage on the source is trained for nothing.
     refuse_begun(out, resume)
     refuse_other_run(out, tuned, {"train": covid.provenance})
@@ -182,6 +201,23 @@ def _finetune(
     else:
         _stage(first, source, before, resume=resume)
     return _stage(tuned, covid, out, resume=resume)
+
+
+def _of_stages(
+    recipe: TransferRecipe, plan: TransferRecipe, out: Path
+) -> tuple[TransferRecipe, TransferRecipe]:
+    """The recipes of both stages in ``out``, of a recipe that is planned as ``plan``."""
+    first = dataclasses.replace(
+        plan,
+        train=dataclasses.replace(recipe.train, epochs=_source_epochs(recipe)),
+        data=recipe.data,
+    )
+    tuned = dataclasses.replace(
+        plan,
+        train=dataclasses.replace(recipe.train, start=str(out / PRETRAINED)),
+        optim=dataclasses.replace(recipe.optim, lr=recipe.optim.lr * recipe.transfer.finetune_lr),
+    )
+    return first, tuned
 
 
 def _painted_stage(

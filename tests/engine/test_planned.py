@@ -11,9 +11,10 @@ import pytest
 from covidseg.core.errors import ConfigError
 from covidseg.engine import segmentation
 from covidseg.engine.cache import TrainingCase
+from covidseg.engine.config import as_mapping, differences
 from covidseg.engine.fingerprint import Fingerprint
 from covidseg.engine.recipes import load_recipe, write_recipe
-from covidseg.engine.segmentation import SegmentationRecipe, planned
+from covidseg.engine.segmentation import SegmentationRecipe, planned, planned_as_before
 from covidseg.registry.cases import HU
 
 # Medians as of COVID-19 scans, (z, y, x).
@@ -207,3 +208,25 @@ def test_images_have_one_channel(family):
     plan_of(*words, "--patch.size=[64,64]", recipe="task1-infection-2d")
     with pytest.raises(ConfigError, match=r"in_channels is 3; expected 1"):
         plan_of(*words, "--network.in_channels=3", recipe="task1-infection-2d")
+
+
+@pytest.mark.parametrize("recipe", ["task1-infection-2d", "task1-infection-3d", "semiseg-2d"])
+@pytest.mark.parametrize("words", [[], ["--network.features=[4,8]", "--patch.batch_size=3"]])
+def test_what_is_left_open_is_as_a_begun_run_has_it(recipe, words, tmp_path):
+    """Without a case being measured, and nothing else is taken from the run."""
+    if recipe == "semiseg-2d":
+        words = [word for word in words if "network" not in word]
+    whole = plan_of(*words, recipe=recipe)
+    loaded = load_recipe(recipe, None, words, SegmentationRecipe)
+    assert planned_as_before(loaded, tmp_path) == loaded
+    checkpoint = tmp_path / "checkpoints" / "step-00000001"
+    checkpoint.mkdir(parents=True)
+    described = {"format": 1, "config": as_mapping(whole)}
+    (checkpoint / "checkpoint.json").write_text(json.dumps(described))
+    assert as_mapping(planned_as_before(loaded, tmp_path)) == as_mapping(whole)
+    changed = ["--train.clip_norm=null", "--loss.dice_weight=3", "--patch.foreground_share=0.1"]
+    other = load_recipe(recipe, None, [*words, *changed], SegmentationRecipe)
+    found = differences(as_mapping(whole), as_mapping(planned_as_before(other, tmp_path)))
+    assert {line.split(":")[0] for line in found} == {
+        "train.clip_norm", "loss.dice_weight", "patch.foreground_share",
+    }  # fmt: skip

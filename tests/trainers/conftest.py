@@ -23,6 +23,23 @@ def no_processes_for_a_few_cases(monkeypatch):
     monkeypatch.setattr(parallel, "FEW", 1000)
 
 
+class Begins(Exception):
+    """What `nothing_begins` raises."""
+
+
+@pytest.fixture
+def nothing_begins(monkeypatch) -> type[Exception]:
+    """The exception in whose raising a protocol ends that would now run what is not done."""
+    from covidseg.trainers import kshot, protocol
+
+    def begin(jobs, logs):
+        raise Begins([job.name for job in jobs])
+
+    for module in (kshot, protocol):
+        monkeypatch.setattr(module, "run_side_by_side", begin)
+    return Begins
+
+
 @pytest.fixture(scope="session")
 def raw(tmp_path_factory) -> Path:
     from covidseg.registry.phantom.generate import write_phantoms

@@ -143,6 +143,92 @@ def test_a_part_of_which_nothing_can_be_segmented_is_scored_as_missing(part, tmp
     assert not list(tmp_path.glob("overlays*"))
 
 
+@pytest.fixture
+def scored(part, tmp_path, monkeypatch):
+    """Scores a part that some cases of were predicted; also the folder, and the score file."""
+    monkeypatch.setattr(evaluation, "weights_digest", str)
+    folder, scores = tmp_path / "predictions", tmp_path / "scores.csv"
+    predict_part(Fills(1), part, folder, runs=["a"])
+
+    def statuses(of):
+        found = scored_part(of, folder, scores, algorithm="a", workers=1)
+        return dict(zip(found["case_id"], found["status"], strict=True))
+
+    return statuses, folder, scores
+
+
+# The first one's cases are published, the second one's are those of the files.
+@pytest.mark.parametrize("configuration", ["task1-infection-fold0", "covid1920"])
+def test_the_parts_cases_are_scored_and_no_other(part, scored, configuration):
+    name = "test_mosmed" if configuration.startswith("task1") else "test_seen"
+    part = dataclasses.replace(part, configuration=configuration, name=name)
+    statuses, folder, scores = scored
+    both = dict.fromkeys(NAMES, "ok")
+    assert statuses(part) == both
+    fewer = dataclasses.replace(part, rows=part.rows[:1])
+    references = folder.with_name("predictions-references")
+    for _ in range(2):
+        assert statuses(fewer) == {NAME: "ok"}
+        assert [link.name for link in references.iterdir()] == [f"{NAME}.nii.gz"]
+        assert (folder / f"{NAMES[1]}.nii.gz").exists()
+        scores.unlink(missing_ok=True)
+    assert statuses(fewer) == {NAME: "ok"}
+    # One more, which cannot be segmented: nothing changes in the folder.
+    case = dataclasses.replace(part.rows[0].case, case_id="study_0257")
+    more = dataclasses.replace(
+        part, rows=[*part.rows, dataclasses.replace(part.rows[0], case=case)]
+    )
+    assert statuses(more) == both | {"study_0257": "missing_prediction"}
+    # All that is left cannot be: what lies there of others is no reason to fail.
+    assert statuses(dataclasses.replace(more, rows=more.rows[2:])) == {
+        "study_0257": "missing_prediction"
+    }
+
+
+def test_cases_without_labels_have_rows_without_scores_and_are_scored_once(
+    part, scored, monkeypatch
+):
+    statuses, _, _ = scored
+    rows = [
+        dataclasses.replace(row, case=dataclasses.replace(row.case, case_id=name, label=label))
+        for row, name, label in zip(
+            [*part.rows, part.rows[0]], [*NAMES, "study_0257"],
+            [part.rows[0].case.label, None, None], strict=True,
+        )
+    ]  # fmt: skip
+    partly = dataclasses.replace(part, configuration="covid1920", name="test_seen", rows=rows)
+    statuses(part)
+    found = {NAME: "ok", NAMES[1]: "missing_reference", "study_0257": "missing_reference"}
+    assert statuses(partly) == found
+    monkeypatch.setattr(evaluation, "score_part", None)
+    assert statuses(partly) == found
+
+
+@pytest.mark.parametrize("damage", [lambda lines: lines[:-1], lambda lines: ["nothing"]])
+def test_a_score_file_that_lacks_a_case_is_made_anew(part, scored, damage):
+    statuses, _, scores = scored
+    before = statuses(part)
+    whole = scores.read_text()
+    scores.write_text("\n".join(damage(whole.splitlines())) + "\n")
+    assert statuses(part) == before
+    assert scores.read_text() == whole
+
+
+def test_what_others_put_beside_the_linked_annotations_stays(part, scored, tmp_path):
+    statuses, folder, _ = scored
+    statuses(part)
+    references = folder.with_name("predictions-references")
+    (references / "notes.txt").write_text("mine")
+    (references / "other.nii.gz").write_text("mine")
+    (references / "linked.nii.gz").symlink_to("other.nii.gz")
+    (references / "folder").symlink_to(tmp_path, target_is_directory=True)
+    fewer = dataclasses.replace(part, rows=part.rows[:1])
+    assert statuses(fewer) == {NAME: "ok"}
+    assert {path.name for path in references.iterdir()} == {
+        f"{NAME}.nii.gz", "notes.txt", "other.nii.gz", "linked.nii.gz", "folder",
+    }  # fmt: skip
+
+
 def test_a_case_that_failed_once_is_scored_when_it_is_there(part, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "weights_digest", str)
     folder, scores = tmp_path / "predictions", tmp_path / "scores.csv"

@@ -9,7 +9,7 @@ import pytest
 from covidseg.core.errors import ConfigError
 from covidseg.fewshot.kshot import draw
 from covidseg.scoring.scores import read_scores
-from covidseg.trainers import kshot, side_by_side
+from covidseg.trainers import kshot, side_by_side, supervised
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,29 @@ from covidseg.trainers import kshot, side_by_side
 def test_which_scans_are_learnt_from_is_the_curves(word, remedy, tmp_path):
     with pytest.raises(ConfigError, match=remedy):
         kshot.main([word, "--out", str(tmp_path / "out")])
+
+
+@pytest.mark.slow
+def test_a_run_of_another_recipe_is_refused_before_anything_is_trained(
+    hub, options, tmp_path, nothing_begins
+):
+    words = [word for word in options if "data.hub" not in word]
+    overrides = (*words, "--train.steps_per_epoch=1")
+    curve = kshot.Curve(
+        recipe="task1-infection-2d", profile=None, overrides=overrides, hub=hub, out=tmp_path
+    )
+    supervised.main(curve.words(kshot.Point(2, 1)))
+
+    def call(*more):
+        kshot.main([
+            "--shots", "2", "1", "--draws", "2", "--hub", str(hub), "--out", str(tmp_path),
+            *overrides, *more,
+        ])  # fmt: skip
+
+    with pytest.raises(nothing_begins, match="draw2-2-shot"):
+        call()
+    with pytest.raises(ConfigError, match=r"another configuration: optim.lr"):
+        call("--optim.lr=0.1")
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 from covidseg.core.errors import ConfigError
 from covidseg.imaging.nifti import read_header, read_nifti, write_nifti
 from covidseg.scoring.scores import read_scores
+from covidseg.trainers import supervised
 from covidseg.trainers.task1 import main
 
 
@@ -55,6 +56,32 @@ def test_a_fold_from_training_to_the_table(hub, options, tmp_path, capsys):
     # A finished fold is no answer to another question.
     with pytest.raises(ConfigError, match=r"another configuration: .*dice_weight"):
         main([*arguments, "--loss.dice_weight=3"])
+
+
+@pytest.mark.slow
+def test_a_run_of_another_recipe_is_refused_before_anything_is_trained(
+    hub, options, tmp_path, nothing_begins
+):
+    words = [word for word in options if "data.hub" not in word]
+    run = tmp_path / "task1-infection-2d" / "fold0"
+    supervised.main([
+        "--recipe", "task1-infection-2d", "--data.fold=0", "--out", str(run), *options,
+        "--train.steps_per_epoch=1",
+    ])  # fmt: skip
+
+    def call(*more):
+        main([
+            "--subtasks", "infection", "--dimensions", "2d", "--folds", "1", "0", "--hub", str(hub),
+            "--out", str(tmp_path), *words, "--train.steps_per_epoch=1", *more,
+        ])  # fmt: skip
+
+    with pytest.raises(nothing_begins, match="fold1"):
+        call()
+    with pytest.raises(ConfigError, match=r"another configuration: .*dice_weight"):
+        call("--loss.dice_weight=3")
+    # As is one whose first weights were others.
+    with pytest.raises(ConfigError, match="began from random weights"):
+        call(f"--train.start={run}")
 
 
 def empty_like(path):

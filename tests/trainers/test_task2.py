@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import pytest
 
 from covidseg.core.errors import ConfigError
 from covidseg.engine.recipes import load_recipe
 from covidseg.generalization.config import GeneralizationRecipe
 from covidseg.scoring.scores import read_scores
-from covidseg.trainers.task2 import METHODS, Arm, Protocol, _recipe, arms, job, main
+from covidseg.trainers import domain_generalization
+from covidseg.trainers.task2 import METHODS, Arm, Protocol, _recipe, arms, job, main, run_folder
 
 
 def test_every_source_alone_and_all_together():
@@ -128,6 +132,40 @@ def test_from_training_to_the_table(sources_hub, tmp_path, capsys):
     assert "lung-structseg-lung-plain-seed3-test_covid-overlays.png" in overlays
     assert len(overlays) == 4
     assert (tmp_path / "out" / "gap.csv").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["plain", "bigaug"])
+def test_a_run_of_another_recipe_is_refused_before_anything_is_trained(
+    method, sources_hub, tmp_path, nothing_begins
+):
+    """Or the trainings that are not done would be run to their end with the new value."""
+    words = [
+        f"--data.cache={tmp_path / 'cache'}", "--patch.size=[32,32]", "--patch.batch_size=4",
+        "--network.features=[4,8]", "--train.epochs=1", "--train.steps_per_epoch=1",
+        "--train.workers=0", "--train.mixed_precision=auto",
+    ]  # fmt: skip
+    chosen = arms(["lung"], [method], ["structseg-lung"], [0])
+    made = dataclasses.replace(protocol(tmp_path, chosen, *words), hub=sources_hub)
+    run = run_folder(made, chosen[0])
+    domain_generalization.run(_recipe(made, chosen[0]), run)
+
+    def call(*more):
+        main([
+            "--subtasks", "lung", "--sources", "structseg-lung", "--methods", method, "gin",
+            "--profile", "demo", "--hub", str(sources_hub), "--out", str(made.out), *words, *more,
+        ])  # fmt: skip
+
+    with pytest.raises(nothing_begins, match=rf"{method}-seed0.*gin-seed0"):
+        call("--window.overlap=0.25")
+    with pytest.raises(ConfigError, match=r"another configuration: optim.lr"):
+        call("--optim.lr=0.1")
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["data"]["train"]["sha256"] = "of other cases"
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match="began to learn from other data"):
+        call()
+    assert [path.name for path in (made.out / "lung/structseg-lung").iterdir()] == [method]
 
 
 def test_what_is_missing_is_said_before_anything_is_trained(sources_hub, tmp_path):

@@ -9,10 +9,18 @@ import pytest
 
 from covidseg.cli.main import main as covidseg
 from covidseg.core.errors import ConfigError
+from covidseg.engine.recipes import load_recipe
 from covidseg.engine.runs import read_run
 from covidseg.imaging.nifti import read_nifti, write_nifti
 from covidseg.imaging.volume import Volume
-from covidseg.trainers.transfer import TransferRecipe, main, open_transfer_run, stages
+from covidseg.trainers.transfer import (
+    TransferRecipe,
+    main,
+    open_transfer_run,
+    refuse_another,
+    stages,
+)
+from covidseg.trainers.transfer import run as transfer_run
 
 SMALL = [
     "--profile=demo", "--patch.size=[32,32]", "--patch.batch_size=4", "--network.features=[4,8]",
@@ -120,6 +128,12 @@ def test_painted_lesions_are_learnt_before_the_four_scans(transfer, lesion_hub, 
     assert read_run(run / "pretrained").data.labels == ("lesion",)
     found = open_transfer_run(run, device="cpu").predict(scan())
     assert set(np.unique(found.data)) <= {0, 1}
+    # It is what would be made now, as far as that shows without reading scans.
+    again = load_recipe("task3-infection", None, [*SMALL[1:], *words], TransferRecipe)
+    with pytest.raises(ConfigError, match="another configuration"):
+        refuse_another(again, run)
+    again = load_recipe("task3-infection", "demo", [*SMALL[1:], *words], TransferRecipe)
+    refuse_another(again, run)
     transfer(run, "--resume", *words, recipe="task3-infection")  # all is done: nothing happens
     assert written == {path: path.stat().st_mtime_ns for path in (cache / "lungs").iterdir()}
 
@@ -228,6 +242,46 @@ def test_the_scans_alone_are_one_training_whatever_sources_are_asked_for(lesion_
     assert weights.stat().st_mtime_ns == written
     assert len(both) == 2 * len(one)
     assert set(both["task"]) > set(one["task"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["alone", "joint", "marginal", "finetune"])
+def test_a_run_of_another_recipe_is_refused_before_anything_is_trained(
+    method, sources_hub, tmp_path, nothing_begins
+):
+    from covidseg.trainers import task3
+
+    words = (
+        f"--data.cache={tmp_path / 'cache'}", "--transfer.source_share=0.5",
+        *[word for word in SMALL if word != "--profile=demo"],
+    )  # fmt: skip
+    made = task3.Protocol(
+        sources=(("lung", "structseg-lung"),), methods=(method,), folds=(0,),
+        profile="demo", overrides=words, hub=sources_hub, out=tmp_path / "out",
+    )  # fmt: skip
+    (arm,) = task3.arms(made)
+    run = task3.run_folder(made, arm)
+    transfer_run(task3._recipe(made, arm), run)
+
+    def call(*more):
+        task3.main([
+            "--subtasks", "lung", "--sources", "structseg-lung", "--methods", "heads", method,
+            "--folds", "0", "--profile", "demo", "--hub", str(sources_hub),
+            "--out", str(made.out), *words, *more,
+        ])  # fmt: skip
+
+    with pytest.raises(nothing_begins, match="heads-fold0"):
+        call()
+    with pytest.raises(ConfigError, match=r"another configuration: optim.lr"):
+        call("--optim.lr=0.1")
+    for folder in [run, run / "pretrained"] if method == "finetune" else [run]:
+        whole = (folder / "manifest.json").read_text()
+        manifest = json.loads(whole)
+        manifest["data"]["train"]["sha256"] = "of other cases"
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(ConfigError, match="began to learn from other data"):
+            call()
+        (folder / "manifest.json").write_text(whole)
 
 
 def test_what_the_driver_paints(tmp_path, sources_hub, capsys):
