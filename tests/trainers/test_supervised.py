@@ -68,7 +68,7 @@ def test_resume_with_another_network_is_refused(run, options):
         ("--data.part=holdout", ConfigError, "no part 'holdout'.*train"),
         ("--data.hub=/nowhere/hub", LayoutError, "covidseg build"),
         ("--optim.momentun=0.9", ConfigError, "momentum"),
-        ("--patch.size=[30,30]", ConfigError, "cannot be halved"),
+        ("--patch.size=[31,31]", ConfigError, "cannot be halved"),
         ("--patch.size=[16,16,16]", ConfigError, "2 numbers"),
         ("--grid.lung_and_tissue=[32,208]", ConfigError, "grid.intensity is"),
         ("--train.processes=2", ConfigError, "train.processes is 2"),
