@@ -62,7 +62,9 @@ def test_a_folder_of_scans_and_a_second_call_that_keeps_them(run, raw, tmp_path,
         assert result.shape == scan.shape
         np.testing.assert_allclose(result.affine, scan.affine, atol=1e-5)
         assert set(np.unique(result.data)) <= {0, 1, 2}
-    assert "2 segmented, 0 kept. Labels: 1 left_lung, 2 right_lung." in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "2 segmented, 0 kept. Labels: 1 left_lung, 2 right_lung." in printed.out
+    assert "phantoms alone have been learnt from" in printed.err
     assert call("predict", "--run", run, folder, "--out", out) == 0
     assert "0 segmented, 2 kept" in capsys.readouterr().out
     # Other options, another scan of the name, or a file of which nothing is known: not kept.
