@@ -274,7 +274,7 @@ class Dataset:
             if _distance(nearest.path, piece.path) < _distance(nearest.path, before.path):
                 held[nearest.path, piece.role] = piece
                 piece = before
-            if not os.path.samefile(piece.path, held[nearest.path, piece.role].path):
+            if not _same_file(piece.path, held[nearest.path, piece.role].path):
                 twice.append((nearest, piece.role, piece.path))
         masks: dict[Path, dict[str, Mask]] = defaultdict(dict)
         for (image_path, role), piece in held.items():
@@ -333,6 +333,14 @@ def _nearest(images: Sequence[Piece], mask: Piece) -> Piece:
         return _distance(image.path, mask.path), image.layout != mask.layout
 
     return min(images, key=remoteness)
+
+
+def _same_file(a: Path, b: Path) -> bool:
+    """Whether two names lead to one file; a link that leads nowhere is like no other."""
+    try:
+        return os.path.samefile(a, b)
+    except OSError:
+        return False
 
 
 def _distance(a: Path, b: Path) -> int:

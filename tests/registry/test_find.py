@@ -349,6 +349,16 @@ def test_second_mask_is_reported_not_merged(tmp_path, hand):
     ]
 
 
+def test_a_second_mask_may_be_a_link_to_nowhere(tmp_path, hand):
+    hand.touch(tmp_path, "CT-1/study_0255.nii.gz", "masks/study_0255_mask.nii.gz")
+    # As annexes of Git leave files that were not fetched.
+    link = tmp_path / "masks/study_0255_mask.nii"
+    link.symlink_to(tmp_path / "annex/objects/absent")
+    found = find_cases(tmp_path)
+    both = {found.cases[0].masks["infection"].path, *(path for *_, path in found.masks_twice)}
+    assert both == {link, tmp_path / "masks/study_0255_mask.nii.gz"}
+
+
 def test_archives_that_were_not_extracted_are_mentioned(tmp_path, hand):
     hand.touch(tmp_path, "Lung_Mask.zip", "Task3_Thoracic_OAR.zip", "holiday.zip")
     found = find_cases(tmp_path)
