@@ -34,8 +34,9 @@ _COPY_TOLERANCE_MM = 0.02
 _OFF_SLICE_SHARE = 0.25
 
 
-def structure_names(path: str | PathLike[str]) -> list[str]:
-    """Names of the structures of an RTSTRUCT file, in its order.
+def structure_names(path: str | PathLike[str], *, drawn: bool = False) -> list[str]:
+    """Names of the structures of an RTSTRUCT file, in its order; of those ``drawn`` alone where
+    asked for: a structure may be named and have no closed contour.
 
     Raises
     ------
@@ -45,7 +46,11 @@ def structure_names(path: str | PathLike[str]) -> list[str]:
     path = Path(path)
     plan = _read(path)
     with parsing(path):
-        return [str(item.ROIName) for item in plan.StructureSetROISequence]
+        return [
+            str(item.ROIName)
+            for item in plan.StructureSetROISequence
+            if not drawn or _is_drawn(plan, item)
+        ]
 
 
 def rasterise(
@@ -94,7 +99,7 @@ def rasterise(
                     remedy="name one of those",
                 )
             # One that was begun and left empty beside it is no second one.
-            drawn = [i for i in items[name] if any(True for _ in _contours(plan, int(i.ROINumber)))]
+            drawn = [i for i in items[name] if _is_drawn(plan, i)]
             if len(drawn) > 1:
                 raise LabelError(
                     f"has {len(drawn)} structures called {name!r}, of which one cannot be chosen",
@@ -166,6 +171,10 @@ def _referenced_series(plan: Dataset, path: Path) -> set[str]:
             for study in frame.get("RTReferencedStudySequence") or ()
             for series in study.get("RTReferencedSeriesSequence") or ()
         }
+
+
+def _is_drawn(plan: Dataset, structure: Dataset) -> bool:
+    return any(True for _ in _contours(plan, int(structure.ROINumber)))
 
 
 def _contours(plan: Dataset, number: int) -> Iterator[NDArray[np.float64]]:

@@ -209,7 +209,7 @@ def rasterise_structures(
     Raises
     ------
     LabelError
-        The file has none of them.
+        The file has none of them, or one of them twice.
     GeometryError
         They are drawn in another frame of reference than the scan's, and not on its series.
     LayoutError
@@ -229,18 +229,10 @@ def rasterise_structures(
             path=mask.path,
             expected=", ".join(mask.structures),
         )
-    try:
-        return rasterise(mask.path, grid, wanted, **drawn_on)
-    except LabelError:
-        # A structure that was named but never drawn. The others are of use.
-        labels = np.zeros(grid.shape, dtype=np.uint8, order="F")
-        for name, value in wanted.items():
-            try:
-                drawn = rasterise(mask.path, grid, {name: value}, **drawn_on)
-            except LabelError:
-                continue
-            np.copyto(labels, drawn, where=drawn != 0)
-        return labels
+    # Of those that were named but never drawn the others are of use.
+    drawn = structure_names(mask.path, drawn=True)
+    wanted = {name: value for name, value in wanted.items() if name in drawn}
+    return rasterise(mask.path, grid, wanted, **drawn_on)
 
 
 def to_hu(image: Volume, intensity: Intensity) -> Volume:

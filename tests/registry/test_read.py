@@ -220,6 +220,33 @@ def test_structures_that_were_never_drawn_are_skipped(hand, tmp_path):
         read_mask(case, "structures", grid=image)
 
 
+def test_structures_of_one_name_are_refused_not_skipped(hand, tmp_path):
+    import pydicom
+
+    from covidseg.imaging.rtstruct import write_rtstruct
+
+    image = Volume(hand.scan(), hand.LPS)
+    path = tmp_path / "1-1.dcm"
+    write_rtstruct(
+        path,
+        image.with_data(hand.lungs()),
+        {"Lung-Left": 1, "Lung-Right": 2},
+        patient_id="LUNG1-001",
+        study_uid="1.2",
+        series_uid="1.2.3",
+        sop_instance_uid="1.2.3.4",
+        image_series_uid="1.2.4",
+        frame_of_reference_uid="1.2.5",
+    )
+    plan = pydicom.dcmread(path)
+    plan.StructureSetROISequence[1].ROIName = "Lung-Left"
+    plan.save_as(path)
+    mask = DATASETS["nsclc"].annotations["structures"].mask(path)
+    case = Case("nsclc", "LUNG1-001", "LUNG1-001", "nsclc", path, masks={"structures": mask})
+    with pytest.raises(LabelError, match="2 structures called 'Lung-Left'"):
+        read_mask(case, "structures", grid=image)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
 @settings(max_examples=25)
 @given(st.data())
