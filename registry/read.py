@@ -68,6 +68,8 @@ def read_image(case: Case) -> Volume:
 def ct_series(case: Case) -> DicomSeries | None:
     """The one CT series of a case's folder, as its headers describe it; None where not just one.
 
+    Localisers (scouts) beside it do not count.
+
     Raises
     ------
     LayoutError
@@ -75,7 +77,11 @@ def ct_series(case: Case) -> DicomSeries | None:
     """
     if case.image_format != "dicom":
         return None
-    found = [series for series in find_series(case.image) if series.modality == "CT"]
+    found = [
+        series
+        for series in find_series(case.image)
+        if series.modality == "CT" and not series.localiser
+    ]
     if case.series_uid is not None:
         found = [series for series in found if series.uid == case.series_uid]
     if len(found) != 1:

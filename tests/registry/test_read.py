@@ -18,7 +18,7 @@ from covidseg.registry.cases import HU, Case, Intensity, Mask
 from covidseg.registry.datasets import DATASETS
 from covidseg.registry.find import find_cases
 from covidseg.registry.labels import centroid_mm, count_values, lungs_exchanged
-from covidseg.registry.read import read_image, read_mask, to_hu
+from covidseg.registry.read import ct_series, read_image, read_mask, to_hu
 
 
 def mosmed_case(hand, root):
@@ -245,6 +245,32 @@ def test_structures_of_one_name_are_refused_not_skipped(hand, tmp_path):
     case = Case("nsclc", "LUNG1-001", "LUNG1-001", "nsclc", path, masks={"structures": mask})
     with pytest.raises(LabelError, match="2 structures called 'Lung-Left'"):
         read_mask(case, "structures", grid=image)
+
+
+def test_a_localiser_in_the_scans_own_folder_is_left_out(hand, tmp_path):
+    import pydicom
+
+    from covidseg.imaging.dicom import write_series
+
+    files = {}
+    for uid in ("1.2.3.1", "1.2.3.2"):
+        files[uid] = write_series(
+            tmp_path / uid,
+            Volume(hand.scan(), hand.LPS),
+            patient_id="LUNG1-001",
+            study_uid="1.2.3",
+            series_uid=uid,
+            frame_of_reference_uid="1.2.3.9",
+        )
+    scout = pydicom.dcmread(files["1.2.3.2"][0])
+    scout.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    scout.save_as(tmp_path / "1.2.3.1" / "scout.dcm")
+    folder = (tmp_path / "1.2.3.1").rename(tmp_path / "LUNG1-001")
+    case = next(case for case in find_cases(folder).cases if case.image == folder)
+    np.testing.assert_array_equal(read_image(case).data, hand.scan())
+    series = ct_series(case)
+    assert series is not None
+    assert series.uid == "1.2.3.1"
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
