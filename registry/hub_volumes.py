@@ -34,7 +34,7 @@ MARK = ".covidseg"
 
 VOLUMES = "volumes"
 # Raised when a case's notes would come out differently for the same sources.
-_NOTES_VERSION = 2
+_NOTES_VERSION = 3
 
 Placing = Literal["link", "copy"]
 
