@@ -54,7 +54,9 @@ class AugmentationConfig:
         Rotate and scale within planes, for patches much coarser across planes than within.
     scale
         Range of the zoom; above 1 shows more of the surroundings, so structures get smaller.
-    noise_variance, blur_sigma, brightness, contrast, low_resolution, gamma
+    noise_variance
+        Range of the noise's standard deviation; nnU-Net has the number by this name.
+    blur_sigma, brightness, contrast, low_resolution, gamma
         Ranges; the blur in voxels, the resolution as a share of the voxels kept along an axis.
     mirror_axes
         Spatial axes of the array, 0 first (z in 3D, y in 2D), that are mirrored with ``p_mirror``
@@ -364,9 +366,10 @@ def _each(image: Tensor, values: Sequence, function: Callable) -> Tensor:
 
 
 def _add_noise(x: Tensor, noise: tuple[float, int]) -> Tensor:
-    variance, seed = noise
+    # What nnU-Net calls the variance, it draws normal numbers with as their standard deviation.
+    deviation, seed = noise
     generator = torch.Generator(x.device).manual_seed(seed)
-    return x + math.sqrt(variance) * torch.randn(
+    return x + deviation * torch.randn(
         x.shape, generator=generator, device=x.device, dtype=x.dtype
     )
 
