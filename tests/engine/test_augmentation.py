@@ -99,6 +99,19 @@ def test_every_transform_happens_as_often_as_its_probability_says():
     assert all(0.7 <= draw.gamma <= 1.5 for draw in draws if draw.gamma is not None)
 
 
+def test_half_of_the_factors_weaken_and_half_strengthen_as_in_nnunet():
+    augment = Augmentation(AugmentationConfig(p_gamma=1, p_inverted_gamma=1), (8, 8))
+    for name in ("gamma", "inverted_gamma"):
+        drawn = np.array([getattr(augment.draw(seed), name) for seed in range(4000)])
+        # Evenly over [0.7, 1.5] it would be 0.375 of them, and a mean of 1.1.
+        assert np.mean(drawn < 1) == pytest.approx(0.5, abs=4 * np.sqrt(0.25 / 4000))
+        assert drawn.mean() == pytest.approx((0.85 + 1.25) / 2, abs=0.02)
+        assert drawn.min() >= 0.7
+        assert drawn.max() <= 1.5
+    narrow = Augmentation(AugmentationConfig(p_gamma=1, gamma=(0.7, 0.8)), (8, 8))
+    assert all(0.7 <= narrow.draw(seed).gamma <= 0.8 for seed in range(100))
+
+
 def test_switching_one_transform_off_leaves_the_draws_of_the_others():
     whole = Augmentation(AugmentationConfig(), (8, 8))
     less = Augmentation(dataclasses.replace(AugmentationConfig(), p_gamma=0, p_noise=0), (8, 8))
