@@ -10,6 +10,7 @@ Source of the list, its order, probabilities and ranges: nnU-Net v2's ``nnUNetTr
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -51,7 +52,8 @@ class AugmentationConfig:
         Largest angle about each axis that is rotated about. Null for nnU-Net's: 30 in 3D, 180
         within planes, 15 in 2D where a patch is more than 1.5 times as long as wide.
     in_plane_only
-        Rotate and scale within planes, for patches much coarser across planes than within.
+        Rotate, scale and lower the resolution within planes, for patches much coarser across
+        planes than within.
     scale
         Range of the zoom; above 1 shows more of the surroundings, so structures get smaller.
     noise_variance
@@ -268,7 +270,9 @@ class Augmentation:
         image = where_drawn(image, [d.blur for d in draws], gaussian_blur)
         image = _each(image, [d.brightness for d in draws], lambda x, v: x * v)
         image = _each(image, [d.contrast for d in draws], _contrast)
-        image = _each(image, [d.low_resolution for d in draws], _low_resolution)
+        flat = self.config.in_plane_only and len(self.patch) == 3
+        coarsen = functools.partial(_low_resolution, fine_axes=1 if flat else 0)
+        image = _each(image, [d.low_resolution for d in draws], coarsen)
         image = _each(image, [d.inverted_gamma for d in draws], _inverted_gamma)
         image = _each(image, [d.gamma for d in draws], _gamma)
         for number, draw in enumerate(draws):
@@ -444,9 +448,10 @@ def _contrast(x: Tensor, factor: float) -> Tensor:
     return torch.minimum(torch.maximum((x - mean) * factor + mean, low), high)
 
 
-def _low_resolution(x: Tensor, share: float) -> Tensor:
+def _low_resolution(x: Tensor, share: float, *, fine_axes: int) -> Tensor:
+    """A sample with a share of its voxels along each axis but the first ``fine_axes``."""
     size = x.shape[1:]
-    small = [max(1, round(length * share)) for length in size]
+    small = [*size[:fine_axes], *(max(1, round(length * share)) for length in size[fine_axes:])]
     coarse = functional.interpolate(x[None], size=small, mode="nearest-exact")
     mode = "trilinear" if len(size) == 3 else "bilinear"
     return functional.interpolate(coarse, size=size, mode=mode, align_corners=False)[0]

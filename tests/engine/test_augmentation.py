@@ -215,6 +215,19 @@ def test_low_resolution_loses_detail_and_keeps_the_size():
     assert (ours[0, 0].diff(dim=0) ** 2).mean() < 0.6 * (image[0, 0].diff(dim=0) ** 2).mean()
 
 
+def test_in_plane_only_low_resolution_leaves_planes_as_they_are():
+    # nnU-Net: SimulateLowResolutionTransform(ignore_axes=(0,)) with its "dummy 2D" augmentation.
+    planes = torch.arange(4.0)[:, None, None].expand(1, 1, 4, 16, 16)
+    flat = dataclasses.replace(OFF, in_plane_only=True)
+    ours, _ = Augmentation(flat, (4, 16, 16)).apply(planes, None, [Draw(low_resolution=0.5)])
+    assert torch.equal(ours, planes)
+    cubic, _ = Augmentation(OFF, (4, 16, 16)).apply(planes, None, [Draw(low_resolution=0.5)])
+    assert not torch.equal(cubic, planes)
+    image, label = batch(1, (16, 16))
+    ours, _ = Augmentation(flat, (16, 16)).apply(image, label, [Draw(low_resolution=0.5)])
+    assert not torch.equal(ours, image)
+
+
 def test_mirrors_image_and_label_together():
     image, label = batch(2)
     ours, ours_label = Augmentation(OFF, (10, 12, 14)).apply(
