@@ -8,7 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
@@ -71,7 +72,26 @@ def load_recipe(
             path=path,
             remedy="see docs/recipes.md for every value and its type",
         ) from fault
-    return schema(**{one.name: built[one.name] for one in fields(schema)})
+    recipe = schema(**{one.name: built[one.name] for one in fields(schema)})
+    if not others:
+        _refuse_null(recipe, path)
+    return recipe
+
+
+def _refuse_null(section: Any, path: Path, prefix: str = "") -> None:
+    """Raise ConfigError for a value left empty whose type has no null, which the parser lets by."""
+    hints = get_type_hints(type(section))
+    for one in fields(section):
+        name, value = prefix + one.name, getattr(section, one.name)
+        if is_dataclass(value):
+            _refuse_null(value, path, name + ".")
+        elif value is None and NoneType not in get_args(hints[one.name]):
+            raise ConfigError(
+                f"{name} is empty",
+                path=path,
+                expected=str(hints[one.name]).removeprefix("<class '").removesuffix("'>"),
+                remedy=f"give it a value, or leave it out for its default, {one.default!r}",
+            )
 
 
 def recipe_parser(schema: type[Recipe] = Recipe):

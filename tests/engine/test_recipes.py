@@ -87,6 +87,10 @@ def test_resolved_recipe_reads_back_as_itself(recipe_file, tmp_path):
         ("name: x\noptim: [1]", r"optim is \[1\]; expected names.*leave it out"),
         ("name: x\noptim:", "optim is empty; expected names"),
         ("name: x\nprofiles: {demo: {optim: 3}}", "optim is 3; expected names"),
+        ("name: x\noptim: {lr: }", r"optim\.lr is empty; expected float.*its default, 0\.01"),
+        ("name: x\nnetwork: {deep_supervision: null}", r"deep_supervision is empty; expected bool"),
+        ("name: x\nprofiles: {demo: {train: {epochs: }}}", r"train\.epochs is empty"),
+        ("name: x\nnetwork: {norm: }", r"norm is empty; expected .*'instance', 'batch'"),
     ],
 )
 def test_mistakes_in_a_recipe_are_named(tmp_path, text, message):
