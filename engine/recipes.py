@@ -133,7 +133,9 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key is a name that may stand once, and 1e-3 is a number."""
+    """YAML in which a key is a name that may stand once, 1e-3 is a number, and no is a word: a value
+    of mixed_precision. A switch may still be yes or no, which the parser reads for itself.
+    """
 
     def construct_mapping(self, node, deep=False):
         seen = set()
@@ -152,7 +154,10 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in _Loader.yaml_implicit_resolvers.items()}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in found if first in "tTfF" or not tag.endswith(":bool")]
+    for first, found in _Loader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )

@@ -99,6 +99,13 @@ def test_mistakes_in_a_recipe_are_named(tmp_path, text, message):
     assert caught.value.path == tmp_path / "recipe.yaml"
 
 
+def test_no_is_a_word_and_switches_may_be_yes_or_no(tmp_path):
+    text = "name: on\ntrain: {mixed_precision: no, compile: %s}"
+    for word, meant in (("yes", True), ("off", False), ("True", True), ("false", False)):
+        found = load_recipe(write(tmp_path, text % word))
+        assert (found.name, found.train.mixed_precision, found.train.compile) == ("on", "no", meant)
+
+
 def test_a_key_that_stands_twice_is_refused(tmp_path):
     with pytest.raises(UnreadableFileError, match="'name' stands twice"):
         load_recipe(write(tmp_path, "name: x\nname: y"))
