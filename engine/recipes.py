@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -61,7 +62,8 @@ def load_recipe(
     _refuse_unknown_options(options, known)
     parser = recipe_parser(schema)
     try:
-        parsed = parser.parse_args(["--recipe", json.dumps(values), *overrides])
+        text = json.dumps(_from_home(values))
+        parsed = parser.parse_args(["--recipe", text, *map(_from_home, overrides)])
         del parsed["recipe"]
         built = parser.instantiate(parsed)
     except CovidsegError:  # a section's own check
@@ -76,6 +78,21 @@ def load_recipe(
     if not others:
         _refuse_null(recipe, path)
     return recipe
+
+
+def _from_home(value: Any) -> Any:
+    """Values of a recipe, or a word of a command line, with a folder's ~ written out.
+
+    No shell sees a file, nor the ~ of ``--data.cache=~/cache``: a folder named ~ would be made.
+    """
+    if isinstance(value, Mapping):
+        return {name: _from_home(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_from_home(part) for part in value]
+    if not isinstance(value, str):
+        return value
+    option, equals, given = value.partition("=") if value.startswith("--") else ("", "", value)
+    return option + equals + (os.path.expanduser(given) if given.startswith("~/") else given)
 
 
 def _refuse_null(section: Any, path: Path, prefix: str = "") -> None:

@@ -157,6 +157,16 @@ def test_trainers_add_sections_by_a_subclass(tmp_path):
     assert "data.fold" not in set(free_keys(found))
 
 
+def test_a_folder_may_be_given_from_home_as_in_a_shell(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/anna")
+    path = write(tmp_path, "name: x\ndescription: a ~ b\ntrain: {start: ~/runs/a}")
+    found = load_recipe(path)
+    assert (found.train.start, found.description) == ("/home/anna/runs/a", "a ~ b")
+    found = load_recipe(path, None, ["--train.start=~/b", "--network.encoder_weights", "~/c.pt"])
+    assert found.train.start == "/home/anna/b"
+    assert found.network.encoder_weights == "/home/anna/c.pt"
+
+
 def test_differences_name_both_values():
     found = differences({"a": {"b": 1, "c": 2}, "d": 0}, {"a": {"b": 1, "c": 3}, "e": 0})
     assert found == [
