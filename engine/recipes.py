@@ -150,8 +150,9 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key is a name that may stand once, 1e-3 is a number, and no is a word: a value
-    of mixed_precision. A switch may still be yes or no, which the parser reads for itself.
+    """YAML in which a key is a name that may stand once, 1e-3 a number, and no a word.
+
+    It is a value of mixed_precision. Switches may still be yes or no: the parser reads that itself.
     """
 
     def construct_mapping(self, node, deep=False):
