@@ -71,6 +71,7 @@ def predict(
     label map that other weights or options made of it is removed. A run of Task 3 that
     learnt several datasets' labels predicts those of the COVID-19 scans.
 
+    \b
     Example:
       covidseg predict --run runs/task1-infection-3d/fold0 scans/ --out predictions/
       covidseg predict --run runs/task1-infection-3d scans/ --out predictions/   (all folds)

@@ -10,6 +10,7 @@ Source of the list, its order, probabilities and ranges: nnU-Net v2's ``nnUNetTr
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -51,11 +52,16 @@ class AugmentationConfig:
         Largest angle about each axis that is rotated about. Null for nnU-Net's: 30 in 3D, 180
         within planes, 15 in 2D where a patch is more than 1.5 times as long as wide.
     in_plane_only
-        Rotate and scale within planes, for patches much coarser across planes than within.
+        Rotate, scale and lower the resolution within planes, for patches much coarser across
+        planes than within.
     scale
         Range of the zoom; above 1 shows more of the surroundings, so structures get smaller.
-    noise_variance, blur_sigma, brightness, contrast, low_resolution, gamma
+    noise_variance
+        Range of the noise's standard deviation; nnU-Net has the number by this name.
+    blur_sigma, low_resolution
         Ranges; the blur in voxels, the resolution as a share of the voxels kept along an axis.
+    brightness, contrast, gamma
+        Ranges of factors and exponents; where 1 is within, half of what is drawn is below it.
     mirror_axes
         Spatial axes of the array, 0 first (z in 3D, y in 2D), that are mirrored with ``p_mirror``
         each; all three, the default, are both of a 2D patch. Leave the left-right axis out where
@@ -194,10 +200,12 @@ class Augmentation:
         config = self.config
         rng = np.random.Generator(np.random.Philox(key=seed))
 
-        def maybe(probability: float, between: Range) -> float | None:
+        def maybe(
+            probability: float, between: Range, place: Callable[[float, Range], float] = _evenly
+        ) -> float | None:
             # Both numbers are always drawn, so that one probability does not shift the others.
-            happens, value = rng.random() < probability, rng.uniform(*between)
-            return float(value) if happens else None
+            happens, share = rng.random() < probability, rng.random()
+            return float(place(share, between)) if happens else None
 
         dimensions = len(self.patch)
         angles = np.radians(rng.uniform(-1, 1, 3) * self.rotation_degrees)
@@ -218,14 +226,14 @@ class Augmentation:
             linear=linear,
             noise=None if noise is None else (noise, noise_seed),
             blur=maybe(config.p_blur * config.p_blur_per_channel, config.blur_sigma),
-            brightness=maybe(config.p_brightness, config.brightness),
-            contrast=maybe(config.p_contrast, config.contrast),
+            brightness=maybe(config.p_brightness, config.brightness, _about_one),
+            contrast=maybe(config.p_contrast, config.contrast, _about_one),
             low_resolution=maybe(
                 config.p_low_resolution * config.p_low_resolution_per_channel,
                 config.low_resolution,
             ),
-            inverted_gamma=maybe(config.p_inverted_gamma, config.gamma),
-            gamma=maybe(config.p_gamma, config.gamma),
+            inverted_gamma=maybe(config.p_inverted_gamma, config.gamma, _about_one),
+            gamma=maybe(config.p_gamma, config.gamma, _about_one),
             mirror=tuple(
                 axis
                 for axis, number in zip(_ALL_AXES, rng.random(3), strict=True)
@@ -262,7 +270,9 @@ class Augmentation:
         image = where_drawn(image, [d.blur for d in draws], gaussian_blur)
         image = _each(image, [d.brightness for d in draws], lambda x, v: x * v)
         image = _each(image, [d.contrast for d in draws], _contrast)
-        image = _each(image, [d.low_resolution for d in draws], _low_resolution)
+        flat = self.config.in_plane_only and len(self.patch) == 3
+        coarsen = functools.partial(_low_resolution, fine_axes=1 if flat else 0)
+        image = _each(image, [d.low_resolution for d in draws], coarsen)
         image = _each(image, [d.inverted_gamma for d in draws], _inverted_gamma)
         image = _each(image, [d.gamma for d in draws], _gamma)
         for number, draw in enumerate(draws):
@@ -356,6 +366,20 @@ def _rotation(angles: np.ndarray, dimensions: int, in_plane_only: bool) -> np.nd
     return in_plane @ turn(0, 2, angles[1]) @ turn(0, 1, angles[2])
 
 
+def _evenly(share: float, between: Range) -> float:
+    """The number that lies so far along a range."""
+    low, high = between
+    return low + share * (high - low)
+
+
+def _about_one(share: float, between: Range) -> float:
+    """A factor of a range such that half of them are below 1: nnU-Net's way (``BGContrast``)."""
+    low, high = between
+    if not low < 1 < high:
+        return _evenly(share, between)
+    return _evenly(2 * share, (low, 1.0)) if share < 0.5 else _evenly(2 * share - 1, (1.0, high))
+
+
 def _each(image: Tensor, values: Sequence, function: Callable) -> Tensor:
     for number, value in enumerate(values):
         if value is not None:
@@ -364,11 +388,10 @@ def _each(image: Tensor, values: Sequence, function: Callable) -> Tensor:
 
 
 def _add_noise(x: Tensor, noise: tuple[float, int]) -> Tensor:
-    variance, seed = noise
+    # What nnU-Net calls the variance, it draws normal numbers with as their standard deviation.
+    deviation, seed = noise
     generator = torch.Generator(x.device).manual_seed(seed)
-    return x + math.sqrt(variance) * torch.randn(
-        x.shape, generator=generator, device=x.device, dtype=x.dtype
-    )
+    return x + deviation * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 
 def where_drawn(
@@ -425,9 +448,10 @@ def _contrast(x: Tensor, factor: float) -> Tensor:
     return torch.minimum(torch.maximum((x - mean) * factor + mean, low), high)
 
 
-def _low_resolution(x: Tensor, share: float) -> Tensor:
+def _low_resolution(x: Tensor, share: float, *, fine_axes: int) -> Tensor:
+    """A sample with a share of its voxels along each axis but the first ``fine_axes``."""
     size = x.shape[1:]
-    small = [max(1, round(length * share)) for length in size]
+    small = [*size[:fine_axes], *(max(1, round(length * share)) for length in size[fine_axes:])]
     coarse = functional.interpolate(x[None], size=small, mode="nearest-exact")
     mode = "trilinear" if len(size) == 3 else "bilinear"
     return functional.interpolate(coarse, size=size, mode=mode, align_corners=False)[0]

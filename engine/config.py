@@ -99,7 +99,7 @@ class TrainConfig:
     workers
         Processes that read training samples ahead, for each training process.
     log_every
-        Steps between two lines of the log.
+        Steps between two lines of the log; the last step always makes one.
     checkpoint_every
         Steps between two checkpoints; the last step always makes one.
     validate_every

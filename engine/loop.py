@@ -476,7 +476,7 @@ class _Run:
             self._step(batches, progress, rate)
             done = step + 1
             monitor.advance()
-            logs = done % settings.log_every == 0
+            logs = done % settings.log_every == 0 or done == steps
             ends_epoch = done % settings.steps_per_epoch == 0
             saves = done % settings.checkpoint_every == 0 or done == steps
             if done % look_every == 0 or logs or saves:

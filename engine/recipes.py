@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
@@ -60,7 +62,8 @@ def load_recipe(
     _refuse_unknown_options(options, known)
     parser = recipe_parser(schema)
     try:
-        parsed = parser.parse_args(["--recipe", json.dumps(values), *overrides])
+        text = json.dumps(_from_home(values))
+        parsed = parser.parse_args(["--recipe", text, *map(_from_home, overrides)])
         del parsed["recipe"]
         built = parser.instantiate(parsed)
     except CovidsegError:  # a section's own check
@@ -71,7 +74,41 @@ def load_recipe(
             path=path,
             remedy="see docs/recipes.md for every value and its type",
         ) from fault
-    return schema(**{one.name: built[one.name] for one in fields(schema)})
+    recipe = schema(**{one.name: built[one.name] for one in fields(schema)})
+    if not others:
+        _refuse_null(recipe, path)
+    return recipe
+
+
+def _from_home(value: Any) -> Any:
+    """Values of a recipe, or a word of a command line, with a folder's ~ written out.
+
+    No shell sees a file, nor the ~ of ``--data.cache=~/cache``: a folder named ~ would be made.
+    """
+    if isinstance(value, Mapping):
+        return {name: _from_home(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_from_home(part) for part in value]
+    if not isinstance(value, str):
+        return value
+    option, equals, given = value.partition("=") if value.startswith("--") else ("", "", value)
+    return option + equals + (os.path.expanduser(given) if given.startswith("~/") else given)
+
+
+def _refuse_null(section: Any, path: Path, prefix: str = "") -> None:
+    """Raise ConfigError for a value left empty whose type has no null, which the parser lets by."""
+    hints = get_type_hints(type(section))
+    for one in fields(section):
+        name, value = prefix + one.name, getattr(section, one.name)
+        if is_dataclass(value):
+            _refuse_null(value, path, name + ".")
+        elif value is None and NoneType not in get_args(hints[one.name]):
+            raise ConfigError(
+                f"{name} is empty",
+                path=path,
+                expected=str(hints[one.name]).removeprefix("<class '").removesuffix("'>"),
+                remedy=f"give it a value, or leave it out for its default, {one.default!r}",
+            )
 
 
 def recipe_parser(schema: type[Recipe] = Recipe):
@@ -113,7 +150,10 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key is a name that may stand once, and 1e-3 is a number."""
+    """YAML in which a key is a name that may stand once, 1e-3 a number, and no a word.
+
+    It is a value of mixed_precision. Switches may still be yes or no: the parser reads that itself.
+    """
 
     def construct_mapping(self, node, deep=False):
         seen = set()
@@ -132,7 +172,10 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in _Loader.yaml_implicit_resolvers.items()}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in found if first in "tTfF" or not tag.endswith(":bool")]
+    for first, found in _Loader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )

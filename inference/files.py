@@ -66,7 +66,8 @@ def find_inputs(paths: Sequence[str | Path]) -> list[Input]:
     """Scans among files and folders: NIfTI files, pictures, and DICOM CT series.
 
     A folder stands for all NIfTI files and pictures directly in it, or, where it has none, for the
-    CT series in it and below, without localisers (scouts), which are told of.
+    CT series in it and below, without localisers (scouts), which are told of, as are links to
+    files that are not there.
 
     Raises
     ------
@@ -161,13 +162,16 @@ def _of_file(path: Path) -> Input:
 
 
 def _in_folder(folder: Path) -> Iterator[Input]:
-    files = [
-        _of_file(path)
+    named = [
+        path
         for path in sorted(folder.iterdir())
-        if path.is_file()
-        and not path.name.startswith(".")
-        and path.name.lower().endswith((*_NIFTI, *_PICTURES))
+        if not path.name.startswith(".") and path.name.lower().endswith((*_NIFTI, *_PICTURES))
     ]
+    for path in named:
+        # As git-annex and DataLad leave what has not been fetched.
+        if path.is_symlink() and not path.exists():
+            tell(f"{path}: is a link to a file that is not there: left out.")
+    files = [_of_file(path) for path in named if path.is_file()]
     scans = [one for one in files if not _ANNOTATION.search(one.name)]
     if files and not scans:
         raise LayoutError(

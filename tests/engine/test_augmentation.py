@@ -99,6 +99,19 @@ def test_every_transform_happens_as_often_as_its_probability_says():
     assert all(0.7 <= draw.gamma <= 1.5 for draw in draws if draw.gamma is not None)
 
 
+def test_half_of_the_factors_weaken_and_half_strengthen_as_in_nnunet():
+    augment = Augmentation(AugmentationConfig(p_gamma=1, p_inverted_gamma=1), (8, 8))
+    for name in ("gamma", "inverted_gamma"):
+        drawn = np.array([getattr(augment.draw(seed), name) for seed in range(4000)])
+        # Evenly over [0.7, 1.5] it would be 0.375 of them, and a mean of 1.1.
+        assert np.mean(drawn < 1) == pytest.approx(0.5, abs=4 * np.sqrt(0.25 / 4000))
+        assert drawn.mean() == pytest.approx((0.85 + 1.25) / 2, abs=0.02)
+        assert drawn.min() >= 0.7
+        assert drawn.max() <= 1.5
+    narrow = Augmentation(AugmentationConfig(p_gamma=1, gamma=(0.7, 0.8)), (8, 8))
+    assert all(0.7 <= narrow.draw(seed).gamma <= 0.8 for seed in range(100))
+
+
 def test_switching_one_transform_off_leaves_the_draws_of_the_others():
     whole = Augmentation(AugmentationConfig(), (8, 8))
     less = Augmentation(dataclasses.replace(AugmentationConfig(), p_gamma=0, p_noise=0), (8, 8))
@@ -188,10 +201,11 @@ def test_intensities_worked_by_hand():
     assert inverted == pytest.approx(mirrored, abs=1e-5)
 
 
-def test_noise_has_the_variance_drawn():
+def test_what_is_drawn_of_noise_is_its_standard_deviation_as_in_nnunet():
+    # batchgeneratorsv2 0.3.6: GaussianNoiseTransform((0.09, 0.09))(image=zeros).std() is 0.09.
     image, label = torch.zeros(1, 1, 40, 40, 40), torch.zeros(1, 40, 40, 40, dtype=torch.int64)
     ours, _ = Augmentation(OFF, (40, 40, 40)).apply(image, label, [Draw(noise=(0.09, 5))])
-    assert ours.std().item() == pytest.approx(0.3, rel=0.02)
+    assert ours.std().item() == pytest.approx(0.09, rel=0.02)
 
 
 def test_low_resolution_loses_detail_and_keeps_the_size():
@@ -199,6 +213,19 @@ def test_low_resolution_loses_detail_and_keeps_the_size():
     ours, _ = Augmentation(OFF, (16, 16)).apply(image, label, [Draw(low_resolution=0.5)])
     assert ours.shape == image.shape
     assert (ours[0, 0].diff(dim=0) ** 2).mean() < 0.6 * (image[0, 0].diff(dim=0) ** 2).mean()
+
+
+def test_in_plane_only_low_resolution_leaves_planes_as_they_are():
+    # nnU-Net: SimulateLowResolutionTransform(ignore_axes=(0,)) with its "dummy 2D" augmentation.
+    planes = torch.arange(4.0)[:, None, None].expand(1, 1, 4, 16, 16)
+    flat = dataclasses.replace(OFF, in_plane_only=True)
+    ours, _ = Augmentation(flat, (4, 16, 16)).apply(planes, None, [Draw(low_resolution=0.5)])
+    assert torch.equal(ours, planes)
+    cubic, _ = Augmentation(OFF, (4, 16, 16)).apply(planes, None, [Draw(low_resolution=0.5)])
+    assert not torch.equal(cubic, planes)
+    image, label = batch(1, (16, 16))
+    ours, _ = Augmentation(flat, (16, 16)).apply(image, label, [Draw(low_resolution=0.5)])
+    assert not torch.equal(ours, image)
 
 
 def test_mirrors_image_and_label_together():

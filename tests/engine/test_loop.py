@@ -172,6 +172,13 @@ def test_it_learns(finished):
     assert np.mean(found[-3:]) < 0.6 * found[0]
 
 
+def test_the_last_steps_are_logged_whatever_the_interval(tmp_path):
+    for steps, expected in ((3, ["3"]), (7, ["4", "7"])):
+        recipe = with_train(epochs=1, steps_per_epoch=steps, log_every=4)
+        tiny_run.run(tmp_path / str(steps), recipe=recipe)
+        assert [row["step"] for row in rows(tmp_path / str(steps) / "log.csv")] == expected
+
+
 def test_validation_does_not_change_what_is_learned(finished, tmp_path):
     _, without = tiny_run.run(tmp_path / "run")
     assert losses(without.run_dir) == losses(finished[1].run_dir)

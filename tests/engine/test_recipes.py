@@ -87,12 +87,23 @@ def test_resolved_recipe_reads_back_as_itself(recipe_file, tmp_path):
         ("name: x\noptim: [1]", r"optim is \[1\]; expected names.*leave it out"),
         ("name: x\noptim:", "optim is empty; expected names"),
         ("name: x\nprofiles: {demo: {optim: 3}}", "optim is 3; expected names"),
+        ("name: x\noptim: {lr: }", r"optim\.lr is empty; expected float.*its default, 0\.01"),
+        ("name: x\nnetwork: {deep_supervision: null}", r"deep_supervision is empty; expected bool"),
+        ("name: x\nprofiles: {demo: {train: {epochs: }}}", r"train\.epochs is empty"),
+        ("name: x\nnetwork: {norm: }", r"norm is empty; expected .*'instance', 'batch'"),
     ],
 )
 def test_mistakes_in_a_recipe_are_named(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message) as caught:
         load_recipe(write(tmp_path, text), "demo" if "profiles" in text else None)
     assert caught.value.path == tmp_path / "recipe.yaml"
+
+
+def test_no_is_a_word_and_switches_may_be_yes_or_no(tmp_path):
+    text = "name: on\ntrain: {mixed_precision: no, compile: %s}"
+    for word, meant in (("yes", True), ("off", False), ("True", True), ("false", False)):
+        found = load_recipe(write(tmp_path, text % word))
+        assert (found.name, found.train.mixed_precision, found.train.compile) == ("on", "no", meant)
 
 
 def test_a_key_that_stands_twice_is_refused(tmp_path):
@@ -144,6 +155,16 @@ def test_trainers_add_sections_by_a_subclass(tmp_path):
     assert "Which fold." in recipe_parser(FoldRecipe).format_help()
     assert {"data.root", "train.workers"} <= set(free_keys(found))
     assert "data.fold" not in set(free_keys(found))
+
+
+def test_a_folder_may_be_given_from_home_as_in_a_shell(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/anna")
+    path = write(tmp_path, "name: x\ndescription: a ~ b\ntrain: {start: ~/runs/a}")
+    found = load_recipe(path)
+    assert (found.train.start, found.description) == ("/home/anna/runs/a", "a ~ b")
+    found = load_recipe(path, None, ["--train.start=~/b", "--network.encoder_weights", "~/c.pt"])
+    assert found.train.start == "/home/anna/b"
+    assert found.network.encoder_weights == "/home/anna/c.pt"
 
 
 def test_differences_name_both_values():

@@ -446,6 +446,13 @@ def test_annotations_beside_scans_are_no_scans(tmp_path):
         find_inputs([tmp_path])
 
 
+def test_a_link_to_a_scan_that_is_not_there_is_told_of(tmp_path, capsys):
+    (tmp_path / "a.nii.gz").touch()
+    (tmp_path / "b.nii.gz").symlink_to(tmp_path / ".git/annex/objects/b.nii.gz")
+    assert [one.name for one in find_inputs([tmp_path])] == ["a"]
+    assert "b.nii.gz: is a link to a file that is not there" in capsys.readouterr().err
+
+
 def test_what_cannot_be_an_input(tmp_path):
     with pytest.raises(LayoutError, match="does not exist"):
         find_inputs([tmp_path / "absent"])
