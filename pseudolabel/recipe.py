@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from covidseg.core.errors import ConfigError
+from covidseg.engine.augmentation import AugmentationConfig
 from covidseg.engine.config import FREE
 from covidseg.engine.losses import LossConfig
 from covidseg.engine.segmentation import SegmentationRecipe
@@ -32,6 +33,26 @@ class StrongViewConfig:
     contrast: tuple[float, float] = (0.5, 1.5)
     p_blur: float = 0.5
     blur_sigma: tuple[float, float] = (0.1, 2.0)
+
+
+def strong_part(config: StrongViewConfig) -> AugmentationConfig:
+    """An augmentation that moves nothing."""
+    return AugmentationConfig(
+        p_rotation=0.0,
+        p_scale=0.0,
+        p_mirror=0.0,
+        p_noise=0.0,
+        p_low_resolution=0.0,
+        p_inverted_gamma=0.0,
+        p_gamma=0.0,
+        p_brightness=config.p_brightness,
+        brightness=config.brightness,
+        p_contrast=config.p_contrast,
+        contrast=config.contrast,
+        p_blur=config.p_blur,
+        p_blur_per_channel=1.0,
+        blur_sigma=config.blur_sigma,
+    )
 
 
 @dataclass(frozen=True)
@@ -89,7 +110,20 @@ class PseudolabelRecipe(SegmentationRecipe):
 
     def check(self) -> None:
         """Raise ConfigError for numbers of a method and of its pool that cannot be."""
-        self.method.check()
-        self.unlabelled.check()
+        self.check_method()
         if self.method.name == "noisy-student":
             self.rounds.check(self.train.epochs)
+
+    def check_method(self) -> None:
+        """The same of one training: a student's epochs are some of its rounds' alone."""
+        self.method.check()
+        self.unlabelled.check()
+        if self.method.name == "unimatch":
+            strong_part(self.unlabelled.strong).check(self.network.dimensions, "unlabelled.strong")
+        batch, beside = self.patch.batch_size, self.unlabelled.batch_size
+        if self.method.name == "bcp" and batch and beside and beside != batch:
+            raise ConfigError(
+                "method bcp mixes as many labelled as unlabelled patches: patch.batch_size is "
+                f"{batch}, unlabelled.batch_size {beside}",
+                remedy="leave unlabelled.batch_size out, or set it to patch.batch_size",
+            )

@@ -180,6 +180,24 @@ def student_of(
     return dataclasses.replace(own, seed=derived_seed(recipe.seed, 200 + number)), run
 
 
+def fine_tuning_of(
+    recipe: PseudolabelRecipe, folder: Path, number: int = 1, final: Path | None = None
+) -> tuple[PseudolabelRecipe, Path]:
+    """The training on the manual labels that ends a round which has one, and its run's folder."""
+    own = _phase(recipe, "supervised", epochs=recipe.rounds.fine_tune_epochs)
+    own = dataclasses.replace(
+        own,
+        seed=derived_seed(recipe.seed, 300 + number),
+        optim=dataclasses.replace(
+            own.optim, lr=own.optim.lr * recipe.rounds.fine_tune_lr, warmup_steps=0
+        ),
+        patch=dataclasses.replace(
+            own.patch, batch_size=recipe.rounds.fine_tune_batch_size or own.patch.batch_size
+        ),
+    )
+    return own, final or folder / "fine-tuned"
+
+
 def train_student(
     recipe: PseudolabelRecipe,
     labelled: Part,
@@ -197,26 +215,14 @@ def train_student(
     has them. The last of the two runs is in
     ``final`` instead of ``folder``, if that is given.
     """
-    tuned = recipe.rounds.fine_tune_epochs
     own, run = student_of(recipe, folder, number, final)
     cases = cached(own, labelled.cases, accelerator)
     pseudo_cases = cached(own, pseudo.cases, accelerator)
     provenance = {**labelled.provenance, "pseudo_labels": pseudo.provenance}
     result = fit(own, cases, pseudo_cases, provenance, run, accelerator, start=start)
-    if not tuned:
+    if not recipe.rounds.fine_tune_epochs:
         return result
-    own = _phase(recipe, "supervised", epochs=tuned)
-    own = dataclasses.replace(
-        own,
-        seed=derived_seed(recipe.seed, 300 + number),
-        optim=dataclasses.replace(
-            own.optim, lr=own.optim.lr * recipe.rounds.fine_tune_lr, warmup_steps=0
-        ),
-        patch=dataclasses.replace(
-            own.patch, batch_size=recipe.rounds.fine_tune_batch_size or own.patch.batch_size
-        ),
-    )
-    run = final or folder / "fine-tuned"
+    own, run = fine_tuning_of(recipe, folder, number, final)
     return fit(own, cases, [], provenance, run, accelerator, start=result.run_dir)
 
 

@@ -116,6 +116,11 @@ def compare(comparison: Comparison) -> None:
                 path=recipe.data.hub,
                 remedy="get the labels, or let `make covid1920` make archives to submit",
             )
+    # What cannot be, or was trained otherwise, is said before hours of training, not at its turn.
+    for seed in comparison.seeds:
+        for method in comparison.methods:
+            own = comparison.load(method, seed)
+            pseudolabel.refuse_another(own, comparison.run(method, seed))
     first = [method for method in comparison.methods if method != STUDENT]
     later = [method for method in comparison.methods if method == STUDENT]
     for methods in (first, later):

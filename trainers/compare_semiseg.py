@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from covidseg.core.errors import ConfigError
 from covidseg.engine.recipes import load_recipe
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
+from covidseg.trainers import pseudolabel
 from covidseg.trainers.compare_semi import BASELINE, METHODS, STUDENT, by_seed
 from covidseg.trainers.options import Once, recipe_parser, refuse_fixed, run_main
 from covidseg.trainers.semiseg import (
@@ -81,6 +82,8 @@ class Comparison:
                 f"rounds.count is {recipe.rounds.count}",
                 expected="1: with more, the noisy student takes more steps than the others",
             )
+        # What cannot be, or was trained otherwise, is said before anything is trained.
+        pseudolabel.refuse_another(recipe, run)
         chosen = ["--recipe", self.recipe, *profile_words(self.profile), *words]
         runs = [(run, recipe.train.steps)]
         if method == STUDENT:
