@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from covidseg.core.errors import ConfigError
@@ -9,7 +11,7 @@ from covidseg.engine.augmentation import AugmentationConfig
 from covidseg.engine.config import FREE
 from covidseg.engine.losses import LossConfig
 from covidseg.engine.segmentation import SegmentationRecipe
-from covidseg.pseudolabel.config import MethodConfig
+from covidseg.pseudolabel.config import METHOD_SECTIONS, MethodConfig
 from covidseg.pseudolabel.rounds_config import RoundsConfig
 
 
@@ -107,6 +109,18 @@ class PseudolabelRecipe(SegmentationRecipe):
     method: MethodConfig = field(default_factory=MethodConfig)
     unlabelled: UnlabelledConfig = field(default_factory=UnlabelledConfig)
     rounds: RoundsConfig = field(default_factory=RoundsConfig)
+
+    def idle(self) -> Collection[str]:
+        """The other methods' sections; also the rounds, of which a teacher knows nothing, and where
+        labels alone are learnt from the pool.
+        """
+        found = [f"method.{one}" for one in METHOD_SECTIONS if one != self.method.section]
+        if self.method.name != "noisy-student":
+            found.append("rounds")
+        if self.method.name == "supervised":
+            pool = (one.name for one in dataclasses.fields(UnlabelledConfig))
+            found += [f"unlabelled.{name}" for name in pool if name != "labelled_cases"]
+        return found
 
     def check(self) -> None:
         """Raise ConfigError for numbers of a method and of its pool that cannot be."""
