@@ -12,6 +12,7 @@ from covidseg.engine.config import FREE
 from covidseg.engine.losses import LossConfig
 from covidseg.engine.segmentation import SegmentationRecipe
 from covidseg.pseudolabel.config import METHOD_SECTIONS, MethodConfig
+from covidseg.pseudolabel.mixing import require_pairs
 from covidseg.pseudolabel.rounds_config import RoundsConfig
 
 
@@ -141,3 +142,8 @@ class PseudolabelRecipe(SegmentationRecipe):
                 f"{batch}, unlabelled.batch_size {beside}",
                 remedy="leave unlabelled.batch_size out, or set it to patch.batch_size",
             )
+        mixed = {
+            "bcp": batch if self.method.bcp.pretraining else None,
+            "unimatch": (beside or batch) if self.method.unimatch.p_cutmix else None,
+        }
+        require_pairs(mixed.get(self.method.name) or 0)
