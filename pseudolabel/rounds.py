@@ -15,6 +15,7 @@ Called again, it goes on where it was: at the same scan of the pool, at the same
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from covidseg.core.errors import ConfigError
+from covidseg.core.lock import alone_in
 from covidseg.core.parallel import default_workers
 from covidseg.engine import manifest
 from covidseg.engine.cache import CachedCase, TrainingCase, prepare_readable
@@ -131,7 +133,8 @@ def label_pool(
     ------
     ConfigError
         A teacher is of another label set or spacing than the recipe; a student has begun to learn
-        from other pseudo-labels or another pool, which stay as they are; none is kept.
+        from other pseudo-labels or another pool, which stay as they are; another process is at the
+        folder; none is kept.
     """
     refuse_other_teachers(recipe, teachers)
     windows = _windows_of(students)
@@ -140,17 +143,19 @@ def label_pool(
         made = {"key": opened.key, "pool": pool.provenance}
         refuse_other_run(run, own, {"pseudo": {"pseudo_labels": made}})
     main = accelerator.is_main_process
-    if main:
-        free_claims(folder)
-    accelerator.wait_for_everyone()
-    config = recipe.rounds.filter
-    predict_pool(opened, pool.scans, folder, config, rank=accelerator.process_index)
-    accelerator.wait_for_everyone()
-    found = write_table(folder, pool.scans, opened.labels, phantom=pool.phantom)
-    if main:
-        free_claims(folder)
-        draw_kept(folder, pool.scans, phantom=pool.phantom)
-    accelerator.wait_for_everyone()
+    with contextlib.ExitStack() as held:
+        if main:
+            held.enter_context(alone_in(folder, "labelled"))
+            free_claims(folder)
+        accelerator.wait_for_everyone()
+        config = recipe.rounds.filter
+        predict_pool(opened, pool.scans, folder, config, rank=accelerator.process_index)
+        accelerator.wait_for_everyone()
+        found = write_table(folder, pool.scans, opened.labels, phantom=pool.phantom)
+        if main:
+            free_claims(folder)
+            draw_kept(folder, pool.scans, phantom=pool.phantom)
+        accelerator.wait_for_everyone()
     provenance = {
         "teachers": [str(run) for run in teachers],
         "key": opened.key,
