@@ -169,10 +169,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = recipe_parser(__doc__)
     parser.add_argument("--recipe", default="semiseg-semi", help="a YAML file, or one's name")
     add_profile(parser)
-    parser.add_argument("--methods", nargs="+", action=Once, default=list(METHODS), choices=METHODS)
-    parser.add_argument("--seeds", nargs="+", action=Once, type=int, default=[0])
+    parser.add_argument(
+        "--methods", nargs="+", action=Once, default=list(METHODS), choices=METHODS,
+        help=f"what is compared with {BASELINE}, which is always trained; default: all",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seeds", nargs="+", action=Once, type=int, default=[0],
+        help="every method is trained with each, on five folds; default: 0",
+    )  # fmt: skip
     parser.add_argument("--hub", type=Path, default=Path("data/hub"), help="dataset repository")
-    parser.add_argument("--out", type=Path, default=Path("runs") / NAME)
+    parser.add_argument("--out", type=Path, default=Path("runs") / NAME, help="folder of the runs")
     add_start_recipe(parser)
     options, given = parser.parse_known_args(arguments)
     of_starts, overrides = parted(given)

@@ -259,9 +259,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = recipe_parser(__doc__)
     parser.add_argument("--recipe", default="covid1920-rank01-hu", help="a YAML file, or a name")
     parser.add_argument("--profile", help="demo (minutes on phantoms) or full (the winner's)")
-    parser.add_argument("--folds", nargs="+", action=Once, type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--hub", type=Path, default=Path("data/hub"))
-    parser.add_argument("--out", type=Path, default=Path("runs/covid1920"))
+    parser.add_argument(
+        "--folds", nargs="+", action=Once, type=int, default=[0, 1, 2, 3, 4],
+        help="folds of the training part, each a teacher and its students; default: all five",
+    )  # fmt: skip
+    parser.add_argument("--hub", type=Path, default=Path("data/hub"), help="dataset repository")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/covid1920"), help="folder of the runs"
+    )
     options, overrides = parser.parse_known_args(arguments)
     refuse_fixed(overrides, _FIXED)
     words = [*overrides, "--data.hub", str(options.hub)]
