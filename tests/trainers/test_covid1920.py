@@ -93,6 +93,10 @@ def test_from_the_folds_to_the_challenges_tables(small_hub, options, tmp_path, c
     written = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nii.gz")}
     covid1920(arguments)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nii.gz")} == written
+    # With other folds it says so before the ensemble's predictions are these folds'.
+    with pytest.raises(ConfigError, match=r"of the folds 0 3; .*--folds 0 3"):
+        covid1920([*arguments[:-2], "0"])
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nii.gz")} == written
 
 
 @pytest.mark.slow
