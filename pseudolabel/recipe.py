@@ -131,6 +131,7 @@ class PseudolabelRecipe(SegmentationRecipe):
 
     def check_method(self) -> None:
         """The same of one training: a student's epochs are some of its rounds' alone."""
+        self.train.check()
         self.method.check()
         self.unlabelled.check()
         if self.method.name == "unimatch":
@@ -146,4 +147,4 @@ class PseudolabelRecipe(SegmentationRecipe):
             "bcp": batch if self.method.bcp.pretraining else None,
             "unimatch": (beside or batch) if self.method.unimatch.p_cutmix else None,
         }
-        require_pairs(mixed.get(self.method.name) or 0)
+        require_pairs((mixed.get(self.method.name) or 0) // self.train.accumulate)

@@ -227,6 +227,14 @@ def test_a_batch_that_is_no_pairs_is_refused_before_the_first_step(name):
     recipe = replace(recipe, patch=replace(recipe.patch, batch_size=3))
     with pytest.raises(ConfigError, match=r"mixed in pairs, and a process has 3"):
         recipe.check()
+    # Nor where two micro-batches share out what is even.
+    accumulating = replace(
+        recipe,
+        patch=replace(recipe.patch, batch_size=6),
+        train=replace(recipe.train, accumulate=2),
+    )
+    with pytest.raises(ConfigError, match=r"mixed in pairs, and a process has 3"):
+        accumulating.check()
     method = MethodConfig(
         name=name, bcp=CopyPasteConfig(pretraining=0), unimatch=UniMatchConfig(p_cutmix=0)
     )
