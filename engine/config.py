@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
@@ -163,6 +163,10 @@ class Recipe:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def idle(self) -> Collection[str]:
+        """Dotted names of sections and values that this recipe's training makes nothing of."""
+        return ()
+
 
 def as_mapping(recipe: Any) -> dict[str, Any]:
     """A recipe as nested dicts, lists and plain values, as its YAML file has it."""
@@ -175,14 +179,19 @@ def fingerprint(mapping: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def free_keys(recipe: Any, prefix: str = "") -> Iterator[str]:
+def free_keys(recipe: Recipe) -> Iterator[str]:
     """Dotted names of the values that may differ when a run is resumed."""
-    for one in fields(recipe):
-        value = getattr(recipe, one.name)
-        if one.metadata.get("free"):
-            yield prefix + one.name
-        elif is_dataclass(value):
-            yield from free_keys(value, f"{prefix}{one.name}.")
+    return _free(recipe, recipe.idle(), "")
+
+
+def _free(section: Any, idle: Collection[str], prefix: str, free: bool = False) -> Iterator[str]:
+    for one in fields(section):
+        value, name = getattr(section, one.name), prefix + one.name
+        may_differ = free or name in idle or bool(one.metadata.get("free"))
+        if is_dataclass(value):
+            yield from _free(value, idle, f"{name}.", may_differ)
+        elif may_differ:
+            yield name
 
 
 def differences(before: Any, now: Any, prefix: str = "") -> list[str]:

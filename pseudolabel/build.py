@@ -21,7 +21,7 @@ from covidseg.pseudolabel.cross_supervision import CrossSupervision
 from covidseg.pseudolabel.mean_teacher import MeanTeacher
 from covidseg.pseudolabel.noisy_student import NoisyStudent, SupervisedStream
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
-from covidseg.pseudolabel.streams import strong_part, unlabelled_batch_size, unlabelled_stream
+from covidseg.pseudolabel.streams import unlabelled_batch_size, unlabelled_stream
 from covidseg.pseudolabel.uncertainty import UncertaintyAwareMeanTeacher
 from covidseg.pseudolabel.unimatch import UniMatch
 
@@ -47,17 +47,7 @@ def new_method(recipe: PseudolabelRecipe, make_network: Callable[[int], nn.Modul
     ConfigError
         Settings that cannot be.
     """
-    recipe.method.check()
-    recipe.unlabelled.check()
-    if recipe.method.name == "unimatch":
-        strong_part(recipe.unlabelled.strong).check(recipe.network.dimensions, "unlabelled.strong")
-    batch, beside = recipe.patch.batch_size, recipe.unlabelled.batch_size
-    if recipe.method.name == "bcp" and batch and beside and beside != batch:
-        raise ConfigError(
-            "method bcp mixes as many labelled as unlabelled patches: patch.batch_size is "
-            f"{batch}, unlabelled.batch_size {beside}",
-            remedy="leave unlabelled.batch_size out, or set it to patch.batch_size",
-        )
+    recipe.check_method()
     config, loss = recipe.method, build_loss(recipe.loss)
     ignoring = build_loss(dataclasses.replace(recipe.loss, ignore_label=IGNORE_LABEL))
     match config.name:

@@ -19,6 +19,10 @@ MethodName = Literal[
 WITH_UNLABELLED: tuple[MethodName, ...] = ("mean-teacher", "ua-mt", "cps", "bcp", "unimatch")
 
 
+# Sections of `MethodConfig`; the method of one has its name, with hyphens.
+METHOD_SECTIONS = ("mean_teacher", "ua_mt", "cps", "bcp", "unimatch")
+
+
 @dataclass(frozen=True)
 class MeanTeacherConfig:
     """Mean Teacher: the student agrees with an average of its own past weights.
@@ -147,9 +151,14 @@ class MethodConfig:
     bcp: CopyPasteConfig = field(default_factory=CopyPasteConfig)
     unimatch: UniMatchConfig = field(default_factory=UniMatchConfig)
 
+    @property
+    def section(self) -> str:
+        """The name of the section that counts, if there is one of the method."""
+        return self.name.replace("-", "_")
+
     def check(self) -> None:
         """Raise ConfigError for numbers that cannot be."""
-        for section in ("mean_teacher", "ua_mt", "cps", "bcp", "unimatch"):
+        for section in METHOD_SECTIONS:
             for name, value in vars(getattr(self, section)).items():
                 _check(f"method.{section}.{name}", name, value)
 

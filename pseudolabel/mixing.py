@@ -55,18 +55,19 @@ def neighbours(batch: Tensor) -> Tensor:
     ConfigError
         The number of samples is odd.
     """
-    require_pairs(batch)
+    require_pairs(len(batch))
     return batch.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
 
 
-def require_pairs(batch: Tensor) -> None:
-    """Raise ConfigError where a batch on one process is no pairs of neighbours in the stream.
+def require_pairs(count: int) -> None:
+    """Raise ConfigError where so many patches on one process are no pairs of neighbours in the
+    stream.
 
     Processes share out a batch in order, so that pairs are the same whatever their number is.
     """
-    if len(batch) % 2:
+    if count % 2:
         raise ConfigError(
-            f"patches are mixed in pairs, and a process has {len(batch)} at once",
+            f"patches are mixed in pairs, and a process has {count} at once",
             expected="an even number",
             remedy="change the batch size, train.accumulate or the number of processes, or set "
             "method.bcp.pretraining or method.unimatch.p_cutmix to 0",

@@ -1,7 +1,7 @@
 """Predicting a pool: pseudo-labels as files, each scan once, shared out over all processes.
 
-    predict_pool(teachers, pool.scans, folder, config, labels, rank=0, processes=1)
-    write_table(folder, pool)          # on one process, when all are done
+    predict_pool(teachers, pool.scans, folder, config, rank=0)     # on every process
+    write_table(folder, pool.scans, teachers.labels, phantom=False)  # when all are done
 
 leaves in ``folder``::
 

@@ -15,6 +15,7 @@ Called again, it goes on where it was: at the same scan of the pool, at the same
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from covidseg.core.errors import ConfigError
+from covidseg.core.lock import alone_in
 from covidseg.core.parallel import default_workers
 from covidseg.engine import manifest
 from covidseg.engine.cache import CachedCase, TrainingCase, prepare_readable
@@ -131,7 +133,8 @@ def label_pool(
     ------
     ConfigError
         A teacher is of another label set or spacing than the recipe; a student has begun to learn
-        from other pseudo-labels or another pool, which stay as they are; none is kept.
+        from other pseudo-labels or another pool, which stay as they are; another process is at the
+        folder; none is kept.
     """
     refuse_other_teachers(recipe, teachers)
     windows = _windows_of(students)
@@ -140,17 +143,19 @@ def label_pool(
         made = {"key": opened.key, "pool": pool.provenance}
         refuse_other_run(run, own, {"pseudo": {"pseudo_labels": made}})
     main = accelerator.is_main_process
-    if main:
-        free_claims(folder)
-    accelerator.wait_for_everyone()
-    config = recipe.rounds.filter
-    predict_pool(opened, pool.scans, folder, config, rank=accelerator.process_index)
-    accelerator.wait_for_everyone()
-    found = write_table(folder, pool.scans, opened.labels, phantom=pool.phantom)
-    if main:
-        free_claims(folder)
-        draw_kept(folder, pool.scans, phantom=pool.phantom)
-    accelerator.wait_for_everyone()
+    with contextlib.ExitStack() as held:
+        if main:
+            held.enter_context(alone_in(folder, "labelled"))
+            free_claims(folder)
+        accelerator.wait_for_everyone()
+        config = recipe.rounds.filter
+        predict_pool(opened, pool.scans, folder, config, rank=accelerator.process_index)
+        accelerator.wait_for_everyone()
+        found = write_table(folder, pool.scans, opened.labels, phantom=pool.phantom)
+        if main:
+            free_claims(folder)
+            draw_kept(folder, pool.scans, phantom=pool.phantom)
+        accelerator.wait_for_everyone()
     provenance = {
         "teachers": [str(run) for run in teachers],
         "key": opened.key,
@@ -180,6 +185,24 @@ def student_of(
     return dataclasses.replace(own, seed=derived_seed(recipe.seed, 200 + number)), run
 
 
+def fine_tuning_of(
+    recipe: PseudolabelRecipe, folder: Path, number: int = 1, final: Path | None = None
+) -> tuple[PseudolabelRecipe, Path]:
+    """The training on the manual labels that ends a round which has one, and its run's folder."""
+    own = _phase(recipe, "supervised", epochs=recipe.rounds.fine_tune_epochs)
+    own = dataclasses.replace(
+        own,
+        seed=derived_seed(recipe.seed, 300 + number),
+        optim=dataclasses.replace(
+            own.optim, lr=own.optim.lr * recipe.rounds.fine_tune_lr, warmup_steps=0
+        ),
+        patch=dataclasses.replace(
+            own.patch, batch_size=recipe.rounds.fine_tune_batch_size or own.patch.batch_size
+        ),
+    )
+    return own, final or folder / "fine-tuned"
+
+
 def train_student(
     recipe: PseudolabelRecipe,
     labelled: Part,
@@ -197,26 +220,14 @@ def train_student(
     has them. The last of the two runs is in
     ``final`` instead of ``folder``, if that is given.
     """
-    tuned = recipe.rounds.fine_tune_epochs
     own, run = student_of(recipe, folder, number, final)
     cases = cached(own, labelled.cases, accelerator)
     pseudo_cases = cached(own, pseudo.cases, accelerator)
     provenance = {**labelled.provenance, "pseudo_labels": pseudo.provenance}
     result = fit(own, cases, pseudo_cases, provenance, run, accelerator, start=start)
-    if not tuned:
+    if not recipe.rounds.fine_tune_epochs:
         return result
-    own = _phase(recipe, "supervised", epochs=tuned)
-    own = dataclasses.replace(
-        own,
-        seed=derived_seed(recipe.seed, 300 + number),
-        optim=dataclasses.replace(
-            own.optim, lr=own.optim.lr * recipe.rounds.fine_tune_lr, warmup_steps=0
-        ),
-        patch=dataclasses.replace(
-            own.patch, batch_size=recipe.rounds.fine_tune_batch_size or own.patch.batch_size
-        ),
-    )
-    run = final or folder / "fine-tuned"
+    own, run = fine_tuning_of(recipe, folder, number, final)
     return fit(own, cases, [], provenance, run, accelerator, start=result.run_dir)
 
 

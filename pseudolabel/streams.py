@@ -12,7 +12,7 @@ from covidseg.engine.cache import CachedCase
 from covidseg.engine.patches import Patches
 from covidseg.engine.seeds import derived_seed
 from covidseg.engine.stream import Batch, Stream
-from covidseg.pseudolabel.recipe import PseudolabelRecipe, StrongViewConfig
+from covidseg.pseudolabel.recipe import PseudolabelRecipe, strong_part
 
 _UNLABELLED = 2  # place of the unlabelled patches' draws among those of the recipe's seed
 STRONG_VIEWS = ("strong_1", "strong_2")
@@ -61,26 +61,6 @@ def spatial_part(config: AugmentationConfig) -> AugmentationConfig:
         p_low_resolution=0.0,
         p_inverted_gamma=0.0,
         p_gamma=0.0,
-    )
-
-
-def strong_part(config: StrongViewConfig) -> AugmentationConfig:
-    """An augmentation that moves nothing."""
-    return AugmentationConfig(
-        p_rotation=0.0,
-        p_scale=0.0,
-        p_mirror=0.0,
-        p_noise=0.0,
-        p_low_resolution=0.0,
-        p_inverted_gamma=0.0,
-        p_gamma=0.0,
-        p_brightness=config.p_brightness,
-        brightness=config.brightness,
-        p_contrast=config.p_contrast,
-        contrast=config.contrast,
-        p_blur=config.p_blur,
-        p_blur_per_channel=1.0,
-        blur_sigma=config.blur_sigma,
     )
 
 

@@ -92,7 +92,7 @@ class UniMatch(Method):
     def _mixed(self, view: Tensor, pseudo: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor]:
         if not self.config.p_cutmix:
             return view, pseudo
-        require_pairs(view)
+        require_pairs(len(view))
         return cutmix(view, pseudo, seeds, self.config.p_cutmix)
 
     def _outputs(self, images: list[Tensor], seeds: list[int]) -> list[Outputs]:

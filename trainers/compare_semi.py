@@ -116,6 +116,11 @@ def compare(comparison: Comparison) -> None:
                 path=recipe.data.hub,
                 remedy="get the labels, or let `make covid1920` make archives to submit",
             )
+    # What cannot be, or was trained otherwise, is said before hours of training, not at its turn.
+    for seed in comparison.seeds:
+        for method in comparison.methods:
+            own = comparison.load(method, seed)
+            pseudolabel.refuse_another(own, comparison.run(method, seed))
     first = [method for method in comparison.methods if method != STUDENT]
     later = [method for method in comparison.methods if method == STUDENT]
     for methods in (first, later):
@@ -185,10 +190,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipe", default="covid1920-semi", help="a YAML file, or one's name")
     parser.add_argument("--profile", help="demo (for phantoms) or full")
     choices = [BASELINE, LONGER, *(method for method in METHODS if method != BASELINE)]
-    parser.add_argument("--methods", nargs="+", action=Once, default=choices, choices=choices)
-    parser.add_argument("--seeds", nargs="+", action=Once, type=int, default=[0, 1, 2])
+    parser.add_argument(
+        "--methods", nargs="+", action=Once, default=choices, choices=choices,
+        help=f"what is compared with {BASELINE}, which is always trained; default: all",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seeds", nargs="+", action=Once, type=int, default=[0, 1, 2],
+        help="every method is trained with each; default: 0 1 2",
+    )  # fmt: skip
     parser.add_argument("--hub", type=Path, help="dataset repository")
-    parser.add_argument("--out", type=Path, default=Path("runs/compare-semi"))
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/compare-semi"), help="folder of the runs"
+    )
     # One of the processes that the comparison starts, and the method that it trains.
     parser.add_argument("--one", choices=choices, help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args(arguments)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from covidseg.core.errors import ConfigError
 from covidseg.engine.recipes import load_recipe
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
+from covidseg.trainers import pseudolabel
 from covidseg.trainers.compare_semi import BASELINE, METHODS, STUDENT, by_seed
 from covidseg.trainers.options import Once, recipe_parser, refuse_fixed, run_main
 from covidseg.trainers.semiseg import (
@@ -81,6 +82,8 @@ class Comparison:
                 f"rounds.count is {recipe.rounds.count}",
                 expected="1: with more, the noisy student takes more steps than the others",
             )
+        # What cannot be, or was trained otherwise, is said before anything is trained.
+        pseudolabel.refuse_another(recipe, run)
         chosen = ["--recipe", self.recipe, *profile_words(self.profile), *words]
         runs = [(run, recipe.train.steps)]
         if method == STUDENT:
@@ -166,10 +169,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = recipe_parser(__doc__)
     parser.add_argument("--recipe", default="semiseg-semi", help="a YAML file, or one's name")
     add_profile(parser)
-    parser.add_argument("--methods", nargs="+", action=Once, default=list(METHODS), choices=METHODS)
-    parser.add_argument("--seeds", nargs="+", action=Once, type=int, default=[0])
+    parser.add_argument(
+        "--methods", nargs="+", action=Once, default=list(METHODS), choices=METHODS,
+        help=f"what is compared with {BASELINE}, which is always trained; default: all",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seeds", nargs="+", action=Once, type=int, default=[0],
+        help="every method is trained with each, on five folds; default: 0",
+    )  # fmt: skip
     parser.add_argument("--hub", type=Path, default=Path("data/hub"), help="dataset repository")
-    parser.add_argument("--out", type=Path, default=Path("runs") / NAME)
+    parser.add_argument("--out", type=Path, default=Path("runs") / NAME, help="folder of the runs")
     add_start_recipe(parser)
     options, given = parser.parse_known_args(arguments)
     of_starts, overrides = parted(given)

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from covidseg.core.errors import ConfigError
+from covidseg.engine import manifest
+from covidseg.engine.checkpoint import last_checkpoint
 from covidseg.engine.distributed import start_processes
 from covidseg.engine.loop import refuse_other_run
 from covidseg.engine.recipes import load_recipe
@@ -100,6 +102,7 @@ def run(recipe: PseudolabelRecipe, folds: Sequence[int], out: Path) -> None:
 
     _check(recipe)
     recipe.check()
+    _refuse_other_folds(folds, out)
     recipe = with_precision(recipe)
     accelerator = start_processes(recipe.train.mixed_precision, recipe.train.processes)
     main = accelerator.is_main_process
@@ -153,6 +156,29 @@ def run(recipe: PseudolabelRecipe, folds: Sequence[int], out: Path) -> None:
     if main and scored:
         print(report(protocol, pd.concat(scored, ignore_index=True)))
         print(f"Per-case scores, tables, figures and archives to submit: {out}")
+
+
+def _refuse_other_folds(folds: Sequence[int], out: Path) -> None:
+    """Raise ConfigError where a student in ``out`` began to learn from teachers of other folds.
+
+    Said at its turn, that would be after the other folds' training, and the ensemble's predictions
+    in ``out`` would be these folds' by then.
+    """
+    now = [f"fold{fold}" for fold in folds]
+    for run in sorted(out.glob("round1/fold*/student")):
+        if last_checkpoint(run) is None:
+            continue
+        learnt = (manifest.read(run) or {}).get("data", {}).get("pseudo", {})
+        teachers = [Path(one).name for one in learnt.get("pseudo_labels", {}).get("teachers", [])]
+        if teachers and teachers != now:
+            began = " ".join(name.removeprefix("fold") for name in teachers)
+            raise ConfigError(
+                f"began to learn from pseudo-labels of the folds {began}",
+                path=run,
+                expected=f"these folds, in this order: --folds {began}",
+                remedy="call it with them; for others name another folder, to which a copy of "
+                f"{out / 'supervised'} brings the folds that are trained",
+            )
 
 
 def _refuse_another_pool(
@@ -259,9 +285,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = recipe_parser(__doc__)
     parser.add_argument("--recipe", default="covid1920-rank01-hu", help="a YAML file, or a name")
     parser.add_argument("--profile", help="demo (minutes on phantoms) or full (the winner's)")
-    parser.add_argument("--folds", nargs="+", action=Once, type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--hub", type=Path, default=Path("data/hub"))
-    parser.add_argument("--out", type=Path, default=Path("runs/covid1920"))
+    parser.add_argument(
+        "--folds", nargs="+", action=Once, type=int, default=[0, 1, 2, 3, 4],
+        help="folds of the training part, each a teacher and its students; default: all five",
+    )  # fmt: skip
+    parser.add_argument("--hub", type=Path, default=Path("data/hub"), help="dataset repository")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/covid1920"), help="folder of the runs"
+    )
     options, overrides = parser.parse_known_args(arguments)
     refuse_fixed(overrides, _FIXED)
     words = [*overrides, "--data.hub", str(options.hub)]

@@ -109,10 +109,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = protocol_parser(
         __doc__, "demo (minutes on phantoms) or full (nnU-Net's)", "runs/kshot"
     )
-    parser.add_argument("--subtask", default="infection", choices=["lung", "infection", "union"])
-    parser.add_argument("--dimensions", default="2d", choices=["2d", "3d"])
-    parser.add_argument("--shots", nargs="+", action=Once, type=int, default=list(SHOTS))
-    parser.add_argument("--draws", nargs="+", action=Once, type=int, default=list(range(DRAWS)))
+    parser.add_argument(
+        "--subtask", default="infection", choices=["lung", "infection", "union"],
+        help="what is segmented; default: infection",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dimensions", default="2d", choices=["2d", "3d"], help="of the network; default: 2d"
+    )
+    parser.add_argument(
+        "--shots", nargs="+", action=Once, type=int, default=list(SHOTS),
+        help="scans that are learnt from, a training each; default: 1 2 4 8 16",
+    )  # fmt: skip
+    parser.add_argument(
+        "--draws", nargs="+", action=Once, type=int, default=list(range(DRAWS)),
+        help="which scans are learnt from and tested; default: all five",
+    )  # fmt: skip
     options, overrides = parser.parse_known_args(arguments)
     curve = Curve(
         recipe=f"task1-{options.subtask}-{options.dimensions}",

@@ -19,14 +19,20 @@ from typing import Any
 
 from covidseg.core.errors import ConfigError
 from covidseg.engine.distributed import start_processes
-from covidseg.engine.loop import Result, refuse_other_run
-from covidseg.engine.segmentation import planned, training_part, with_precision
+from covidseg.engine.loop import Result, refuse_other_run, refuse_resuming
+from covidseg.engine.segmentation import (
+    planned,
+    planned_as_before,
+    training_part,
+    with_precision,
+)
 from covidseg.pseudolabel.pool import few_labels, gather
 from covidseg.pseudolabel.recipe import PseudolabelRecipe
 from covidseg.pseudolabel.rounds import (
     ROUNDS,
     cached,
     cached_pool,
+    fine_tuning_of,
     fit,
     run_rounds,
     student_of,
@@ -90,6 +96,37 @@ def run(
     return fit(recipe, cases, unlabelled, provenance, out, accelerator)
 
 
+def refuse_another(recipe: PseudolabelRecipe, out: Path) -> None:
+    """Raise ConfigError where `run` would refuse the recipe, or to go on by it with what has begun
+    in ``out``; no scan is read for it.
+    """
+    recipe.check()
+    part = training_part(recipe.data)
+    rows, _ = few_labels(part.rows, recipe.unlabelled.labelled_cases, recipe.seed)
+    known = {"labelled": dataclasses.replace(part, rows=rows).provenance}
+    recipe = with_precision(recipe)
+    if recipe.method.name != "noisy-student":
+        refuse_resuming(out, planned_as_before(recipe, out), known)
+        return
+    for number in range(1, recipe.rounds.count + 1):
+        for own, run in _of_round(recipe, out, number):
+            refuse_other_run(run, planned_as_before(own, run), known)
+
+
+def _of_round(
+    recipe: PseudolabelRecipe, out: Path, number: int
+) -> list[tuple[PseudolabelRecipe, Path]]:
+    """The student's training in a round of a run in ``out``, and its fine-tuning if there is any;
+    the folder of each.
+    """
+    final = out if number == recipe.rounds.count else None
+    place = (recipe, out / ROUNDS / str(number), number, final)
+    return [
+        student_of(*place),
+        *([fine_tuning_of(*place)] if recipe.rounds.fine_tune_epochs else []),
+    ]
+
+
 def _refuse_another_pool(
     recipe: PseudolabelRecipe, out: Path, provenance: Mapping[str, Any]
 ) -> None:
@@ -98,8 +135,7 @@ def _refuse_another_pool(
         refuse_other_run(out, recipe, {"unlabelled": {"pool": provenance}})
         return
     for number in range(1, recipe.rounds.count + 1):
-        final = out if number == recipe.rounds.count else None
-        own, run = student_of(recipe, out / ROUNDS / str(number), number, final)
+        own, run = _of_round(recipe, out, number)[0]
         refuse_other_run(run, own, {"pseudo": {"pseudo_labels": {"pool": provenance}}})
 
 

@@ -168,11 +168,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--subtasks", nargs="+", action=Once, default=["lung", "infection"],
         choices=["lung", "infection", "union"],
+        help="what is segmented; default: lung and infection",
     )  # fmt: skip
     parser.add_argument(
-        "--dimensions", nargs="+", action=Once, default=["3d"], choices=["2d", "3d"]
-    )
-    parser.add_argument("--folds", nargs="+", action=Once, type=int, default=[0, 1, 2, 3, 4])
+        "--dimensions", nargs="+", action=Once, default=["3d"], choices=["2d", "3d"],
+        help="of the networks; default: 3d",
+    )  # fmt: skip
+    parser.add_argument(
+        "--folds", nargs="+", action=Once, type=int, default=[0, 1, 2, 3, 4],
+        help="folds to train; default: all five",
+    )  # fmt: skip
     options, overrides = parser.parse_known_args(arguments)
     run(
         Protocol(

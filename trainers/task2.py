@@ -300,8 +300,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         __doc__, "demo (minutes on phantoms) or full (the paper's)", "runs/task2"
     )
     parser.add_argument(
-        "--subtasks", nargs="+", action=Once, default=list(SOURCES), choices=list(SOURCES)
-    )
+        "--subtasks", nargs="+", action=Once, default=list(SOURCES), choices=list(SOURCES),
+        help="what is segmented; default: both",
+    )  # fmt: skip
     parser.add_argument(
         "--methods",
         nargs="+",
@@ -316,7 +317,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         choices=[*(source for named in SOURCES.values() for source in named), ALL],
         help="default: each alone, and all together",
     )
-    parser.add_argument("--seeds", nargs="+", action=Once, type=int, default=[0])
+    parser.add_argument(
+        "--seeds", nargs="+", action=Once, type=int, default=[0],
+        help="every training is done with each; default: 0",
+    )  # fmt: skip
     options, overrides = parser.parse_known_args(arguments)
     run(
         Protocol(

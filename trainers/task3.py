@@ -223,13 +223,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     every = [source for named in SOURCES.values() for source in named]
     parser.add_argument(
-        "--subtasks", nargs="+", action=Once, default=list(SOURCES), choices=list(SOURCES)
-    )
-    parser.add_argument("--sources", nargs="+", action=Once, default=every, choices=every)
+        "--subtasks", nargs="+", action=Once, default=list(SOURCES), choices=list(SOURCES),
+        help="what is segmented; default: both",
+    )  # fmt: skip
     parser.add_argument(
-        "--methods", nargs="+", action=Once, default=list(METHODS), choices=list(METHODS)
-    )
-    parser.add_argument("--folds", nargs="+", action=Once, type=int, default=[0, 1, 2, 3, 4])
+        "--sources", nargs="+", action=Once, default=every, choices=every,
+        help="what is learnt from beside COVID-19 scans; default: all of the subtasks",
+    )  # fmt: skip
+    parser.add_argument(
+        "--methods", nargs="+", action=Once, default=list(METHODS), choices=list(METHODS),
+        help="how both are learnt from, docs/generalization.md; default: all",
+    )  # fmt: skip
+    parser.add_argument(
+        "--folds", nargs="+", action=Once, type=int, default=[0, 1, 2, 3, 4],
+        help="folds to train; default: all five",
+    )  # fmt: skip
     options, overrides = parser.parse_known_args(arguments)
     chosen = tuple(
         (subtask, source)

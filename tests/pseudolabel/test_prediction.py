@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from covidseg.core.errors import ConfigError
+from covidseg.core.files import atomic_file
 from covidseg.engine.cache import TrainingCase
 from covidseg.imaging.nifti import read_header, read_nifti, write_nifti
 from covidseg.imaging.picture import read_picture
@@ -19,16 +21,16 @@ from covidseg.imaging.volume import Volume
 from covidseg.inference.predictor import Predictor
 from covidseg.inference.preprocessing import Preprocessing
 from covidseg.inference.sliding import Sliding
-from covidseg.pseudolabel import prediction
+from covidseg.pseudolabel import prediction, rounds
 from covidseg.pseudolabel.figure import draw_kept
-from covidseg.pseudolabel.pool import PoolScan
+from covidseg.pseudolabel.pool import Pool, PoolScan
 from covidseg.pseudolabel.prediction import (
     Teachers,
     free_claims,
     predict_pool,
     write_table,
 )
-from covidseg.pseudolabel.rounds_config import FilterConfig
+from covidseg.pseudolabel.rounds_config import FilterConfig, RoundsConfig
 from covidseg.registry.cases import HU, Intensity
 from covidseg.splits.records import CaseRecord
 
@@ -242,3 +244,29 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(scans, tmp_path, mo
     with pytest.raises(StorageError, match="No space left"):
         predict_pool(teachers(1.0), scans, tmp_path / "out", CONFIG)
     assert not list((tmp_path / "out").rglob("*.json"))
+
+
+def test_a_pool_is_labelled_by_one_call_at_a_time(tmp_path, scans, monkeypatch):
+    """A second one would throw away what the first is writing."""
+    alone = SimpleNamespace(
+        is_main_process=True, process_index=0, device="cpu", wait_for_everyone=lambda: None
+    )
+    recipe = SimpleNamespace(rounds=RoundsConfig(filter=CONFIG))
+    monkeypatch.setattr(rounds, "refuse_other_teachers", lambda *asked: None)
+    monkeypatch.setattr(rounds, "open_teachers", lambda *asked, **how: teachers(1.0))
+    refused = []
+
+    def write_while_another_begins(path, volume):
+        with atomic_file(path) as temporary:
+            write_nifti(temporary, volume)
+            if not refused:
+                refused.append("")
+                with pytest.raises(ConfigError, match="is being labelled by another process"):
+                    label()
+
+    def label():
+        return rounds.label_pool(recipe, [], Pool(scans, [], False), tmp_path / "pool", alone)
+
+    monkeypatch.setattr(prediction, "_write_map", write_while_another_begins)
+    assert len(label().cases) == len(scans)
+    assert refused

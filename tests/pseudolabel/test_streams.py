@@ -221,6 +221,26 @@ def test_impossible_strong_views_are_refused():
         new_method(recipe, lambda place: new_network(RECIPE, place))
 
 
+@pytest.mark.parametrize("name", ["bcp", "unimatch"])
+def test_a_batch_that_is_no_pairs_is_refused_before_the_first_step(name):
+    recipe = with_method(RECIPE, name)
+    recipe = replace(recipe, patch=replace(recipe.patch, batch_size=3))
+    with pytest.raises(ConfigError, match=r"mixed in pairs, and a process has 3"):
+        recipe.check()
+    # Nor where two micro-batches share out what is even.
+    accumulating = replace(
+        recipe,
+        patch=replace(recipe.patch, batch_size=6),
+        train=replace(recipe.train, accumulate=2),
+    )
+    with pytest.raises(ConfigError, match=r"mixed in pairs, and a process has 3"):
+        accumulating.check()
+    method = MethodConfig(
+        name=name, bcp=CopyPasteConfig(pretraining=0), unimatch=UniMatchConfig(p_cutmix=0)
+    )
+    replace(recipe, method=method).check()
+
+
 def test_bcp_needs_as_many_unlabelled_as_labelled_patches_before_the_first_step():
     recipe = with_method(RECIPE, "bcp")
     recipe = replace(recipe, unlabelled=replace(recipe.unlabelled, batch_size=8))

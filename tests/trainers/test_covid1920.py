@@ -93,6 +93,10 @@ def test_from_the_folds_to_the_challenges_tables(small_hub, options, tmp_path, c
     written = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nii.gz")}
     covid1920(arguments)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nii.gz")} == written
+    # With other folds it says so before the ensemble's predictions are these folds'.
+    with pytest.raises(ConfigError, match=r"of the folds 0 3; .*--folds 0 3"):
+        covid1920([*arguments[:-2], "0"])
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nii.gz")} == written
 
 
 @pytest.mark.slow
@@ -135,6 +139,11 @@ def test_all_methods_are_compared_with_the_supervised_one(
     for by_method in cases:
         assert len({tuple(names) for names in by_method.values()}) == 1
     assert cases[0]["supervised"] != cases[1]["supervised"]
+    # Called again with another recipe, it says so before anything is trained.
+    monkeypatch.setattr(compare_semi, "run_side_by_side", None)
+    for value in ("--method.mean_teacher.weight=0.5", "--rounds.fine_tune_lr=0.5"):
+        with pytest.raises(ConfigError, match="was trained with another configuration"):
+            compare_semi.main([*arguments, value])
 
 
 @pytest.mark.parametrize(
@@ -192,6 +201,21 @@ def test_a_case_that_is_missing_counts_in_the_means_by_seed():
 def test_more_rounds_would_be_more_steps(small_hub, options, tmp_path):
     with pytest.raises(ConfigError, match="takes more steps"):
         compare_semi.main([*words(small_hub, options, tmp_path), "--rounds.count=2"])
+
+
+@pytest.mark.parametrize(
+    ("word", "finding"),
+    [
+        ("--train.epochs=1", "rounds.fine_tune_epochs is 1"),
+        ("--unlabelled.batch_size=6", "method bcp mixes as many labelled as unlabelled patches"),
+    ],
+)
+def test_what_one_method_cannot_do_is_said_before_another_is_trained(
+    small_hub, options, tmp_path, monkeypatch, word, finding
+):
+    monkeypatch.setattr(compare_semi, "run_side_by_side", None)
+    with pytest.raises(ConfigError, match=finding):
+        compare_semi.main([*words(small_hub, options, tmp_path), word])
 
 
 def test_names_that_the_challenges_site_takes(tmp_path):

@@ -131,6 +131,20 @@ def test_what_a_student_has_begun_to_learn_from_stays_as_it_is(student, words, t
     assert lost.read_bytes() != kept
 
 
+def test_a_filter_that_kept_nothing_is_changed_beside_the_trained_teacher(words, tmp_path):
+    run = tmp_path / "run"
+    strict = ["--rounds.filter.foreground=1", "--rounds.filter.keep_empty=false"]
+    with pytest.raises(ConfigError, match=r"none of 10 pseudo-labels is kept.*lower rounds.filter"):
+        main([*words, *strict, "--out", str(run)])
+    teacher = next((run / "rounds/teacher1").rglob("*.safetensors"))
+    trained = teacher.stat().st_mtime_ns
+    main([*words, "--out", str(run), "--resume"])
+    assert teacher.stat().st_mtime_ns == trained
+    # What a student has learnt with is not changed any more.
+    with pytest.raises(ConfigError, match=r"rounds.filter.foreground: 0.51 before, now 0.6"):
+        main([*words, "--rounds.filter.foreground=0.6", "--out", str(run), "--resume"])
+
+
 def test_how_many_windows_go_at_once_is_nothing_of_the_teachers(student):
     config = student / "rounds/teacher1/config.yaml"
     runs = [config.parent]
