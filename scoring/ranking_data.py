@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Sequence
 from os import PathLike
@@ -11,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from covidseg.core.errors import ScoringError, UnreadableFileError
+from covidseg.core.errors import ScoringError
 from covidseg.scoring.policy import EMPTY_STATUSES, OK, POLICIES
 from covidseg.scoring.ranking import Challenge, Task
-from covidseg.scoring.scores import nsd_column, nsd_tolerances, read_scores
+from covidseg.scoring.scores import nsd_column, nsd_tolerances, read_scores, read_text_csv
 from covidseg.scoring.tables_values import nsd_tolerance_mm
 
 # Column of a plain file: the names it goes by.
@@ -57,10 +56,13 @@ def read_challenge(
     if not files:
         raise ScoringError("no file of scores", remedy="name at least one CSV file")
     notes: list[str] = []
-    plain = [_read_plain(path).assign(file=str(path)) for path in files if _is_plain(path)]
-    scores = [
-        _read_scores(path, notes).assign(file=str(path)) for path in files if not _is_plain(path)
-    ]
+    plain, scores = [], []
+    for path in files:
+        table = read_text_csv(path)
+        if _is_plain(list(table.columns), path):
+            plain.append(_read_plain(table, path).assign(file=str(path)))
+        else:
+            scores.append(_read_scores(path, notes).assign(file=str(path)))
     if scores:
         plain.append(_long(pd.concat(scores, ignore_index=True), metrics))
     rows = pd.concat(plain, ignore_index=True)
@@ -143,13 +145,13 @@ def _is_overlap(task: str) -> bool:
     return re.search(r"(?<![a-z])(?:dsc|dice|nsd)(?![a-z])", task.lower()) is not None
 
 
-def _is_plain(path: Path) -> bool:
-    header = set(_header(path))
+def _is_plain(columns: Sequence[str], path: Path) -> bool:
+    header = set(columns)
     if all(header & set(names) for names in _PLAIN.values()):
         return True
     if not {"case_id", "label", "dsc"} <= header and "Name" not in header:
         raise ScoringError(
-            f"has the columns {', '.join(_header(path)) or '(none)'}",
+            f"has the columns {', '.join(columns)}",
             path=path,
             expected="what `covidseg score` writes, or task, algorithm, case, value",
             remedy="write one row a value: task, algorithm, case and a value where higher is "
@@ -158,30 +160,7 @@ def _is_plain(path: Path) -> bool:
     return False
 
 
-def _header(path: Path) -> list[str]:
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            return [name.strip() for name in next(csv.reader(file), [])]
-    except (OSError, UnicodeDecodeError, csv.Error) as fault:
-        raise UnreadableFileError(
-            f"cannot be read as CSV ({fault})", path=path, expected="a UTF-8 CSV file"
-        ) from fault
-
-
-def _read_plain(path: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as fault:
-        raise UnreadableFileError(
-            f"cannot be read as CSV ({fault})", path=path, expected="a UTF-8 CSV file"
-        ) from fault
-    if not isinstance(table.index, pd.RangeIndex):
-        raise ScoringError(
-            "has rows of more fields than its header",
-            path=path,
-            expected="as many fields in every row; quotes around one that holds a comma",
-        )
-    table.columns = table.columns.str.strip()
+def _read_plain(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     found = {
         column: next(name for name in names if name in table) for column, names in _PLAIN.items()
     }

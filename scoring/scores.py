@@ -224,26 +224,54 @@ def strip_endings(name: str) -> str:
     return re.sub(r"\.(nii(\.gz)?|png|jpe?g|bmp|tiff?)$", "", name, flags=re.IGNORECASE)
 
 
-def _read(path: Path, task: str | None, algorithm: str | None) -> pd.DataFrame:
+def read_text_csv(path: Path) -> pd.DataFrame:
+    """The fields of a CSV file as text, none taken for a missing value.
+
+    Raises
+    ------
+    UnreadableFileError
+        The file is absent or is not a CSV file in UTF-8.
+    ScoringError
+        Fields are parted by something else than commas, or a row has more of them than the header.
+    """
     import pandas as pd
 
     try:
-        raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except FileNotFoundError as fault:
         raise UnreadableFileError(
             "no such file", path=path, remedy="write it with `covidseg score`"
+        ) from fault
+    except UnicodeDecodeError as fault:
+        raise UnreadableFileError(
+            "is not in UTF-8", path=path, remedy="save it as CSV UTF-8 (comma delimited)"
         ) from fault
     except (OSError, ValueError) as fault:  # pandas' parser errors are ValueErrors
         raise UnreadableFileError(
             f"is not a CSV file ({str(fault).strip()})", path=path, expected="a file of scores"
         ) from fault
-    if not isinstance(raw.index, pd.RangeIndex):
+    header = str(table.columns[0])
+    # What spreadsheets write where the comma is the decimal sign.
+    mark = next((mark for mark in (";", "\t") if mark in header), None)
+    if mark is not None and len(table.columns) == 1:
+        raise ScoringError(
+            f"has fields parted by {'semicolons' if mark == ';' else 'tabs'}",
+            path=path,
+            expected="commas between fields and points in numbers",
+            remedy="save it as CSV (comma delimited) with the decimal sign set to a point",
+        )
+    if not isinstance(table.index, pd.RangeIndex):
         raise ScoringError(
             "has rows of more fields than its header",
             path=path,
             expected="as many fields in every row; quotes around one that holds a comma",
         )
-    raw.columns = raw.columns.str.strip()
+    table.columns = table.columns.str.strip()
+    return table
+
+
+def _read(path: Path, task: str | None, algorithm: str | None) -> pd.DataFrame:
+    raw = read_text_csv(path)
     if "Name" in raw.columns and any(
         dsc in raw.columns or nsd in raw.columns for dsc, nsd, _ in BENCHMARK_COLUMNS.values()
     ):
