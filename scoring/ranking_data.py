@@ -164,12 +164,12 @@ def _read_plain(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     found = {
         column: next(name for name in names if name in table) for column, names in _PLAIN.items()
     }
-    text = table[found["value"]].str.strip()
+    text = table[found["value"]]
     absent = text.str.lower().isin(["", "na", "nan"])
     value = pd.to_numeric(text.mask(absent), errors="coerce")
     bad = (value.isna() & ~absent) | (value == np.inf)
     for column in ("task", "algorithm", "case"):
-        bad |= table[found[column]].str.strip() == ""
+        bad |= table[found[column]] == ""
     if bad.any():
         line = int(np.flatnonzero(bad)[0])
         raise ScoringError(
@@ -177,7 +177,7 @@ def _read_plain(table: pd.DataFrame, path: Path) -> pd.DataFrame:
             path=path,
             expected="a task, an algorithm, a case and a number (or nothing, if missing)",
         )
-    task = table[found["task"]].str.strip()
+    task = table[found["task"]]
     wrong_way = task.str.lower().str.contains(r"(?<![a-z])nave(?![a-z])") & (value > 0)
     if wrong_way.any():
         raise ScoringError(
@@ -193,8 +193,8 @@ def _read_plain(table: pd.DataFrame, path: Path) -> pd.DataFrame:
             "label": "",
             "part": "",
             "metric": "",
-            "algorithm": table[found["algorithm"]].str.strip(),
-            "case": table[found["case"]].str.strip(),
+            "algorithm": table[found["algorithm"]],
+            "case": table[found["case"]],
             "fold": "",
             "value": value.astype(float),
             "missing": absent,
