@@ -46,9 +46,10 @@ def read_challenge(
     Raises
     ------
     ScoringError
-        Other columns, a case twice, empty-mask policies or phantoms and patients mixed, fewer than
-        two algorithms, a NAVE that is not negative in a plain file; a task that one algorithm has
-        alone, or an algorithm that shares no case of a task with any other.
+        Other columns, ``metrics`` for plain files alone, a case twice, empty-mask policies or
+        phantoms and patients mixed, fewer than two algorithms, a NAVE that is not negative in a
+        plain file; a task that one algorithm has alone, or an algorithm that shares no case of a
+        task with any other.
     UnreadableFileError
         A file is absent or no CSV.
     """
@@ -63,6 +64,12 @@ def read_challenge(
             plain.append(_read_plain(table, path).assign(file=str(path)))
         else:
             scores.append(_read_scores(path, notes).assign(file=str(path)))
+    if metrics and not scores:
+        raise ScoringError(
+            "metrics are named for files that have no columns of metrics",
+            path=files[0],
+            remedy="leave the metrics out, and the rows of tasks that are not to be ranked by",
+        )
     if scores:
         plain.append(_long(pd.concat(scores, ignore_index=True), metrics))
     rows = pd.concat(plain, ignore_index=True)
@@ -220,7 +227,7 @@ def _long(scores: pd.DataFrame, metrics: Sequence[str] | None) -> pd.DataFrame:
     parts = []
     # Task by task, since "the" NSD of a lung has another tolerance than that of an infection.
     for (task, label), rows in scores.groupby(["task", "label"], sort=False):
-        for metric in metrics or _usual_metrics(rows, str(task), str(label)):
+        for metric in dict.fromkeys(metrics or _usual_metrics(rows, str(task), str(label))):
             known = _metric_columns(scores)
             if metric not in known:
                 raise ScoringError(

@@ -132,6 +132,18 @@ def test_metrics_can_be_chosen(tmp_path):
     assert [task.name for task in challenge.tasks] == ["NAVE"]
 
 
+def test_a_metric_named_twice_counts_once(tmp_path):
+    challenge = read_challenge([scores(tmp_path / "s.csv", four())], ["nave", "nave"])
+    assert [task.name for task in challenge.tasks] == ["NAVE"]
+
+
+def test_metrics_for_plain_files_alone(tmp_path):
+    # Passed over, the ranking would be by all tasks of the file.
+    rows = ["DSC,A,1,.5", "DSC,B,1,.4", "NSD,A,1,.5", "NSD,B,1,.4"]
+    with pytest.raises(ScoringError, match=r"no columns of metrics\. Leave the metrics out"):
+        read_challenge([plain(tmp_path / "s.csv", rows)], ["dsc"])
+
+
 def test_a_metric_that_is_not_there(tmp_path):
     with pytest.raises(ScoringError, match=r"no metric nsd_5mm; .* dsc, nsd_1mm, nave"):
         read_challenge([scores(tmp_path / "s.csv", four())], ["nsd_5mm"])
