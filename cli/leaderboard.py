@@ -24,9 +24,9 @@ def leaderboard(
 ) -> None:
     from covidseg.core.errors import ConfigError
     from covidseg.scoring.leaderboard import find_scores, leaderboard_tables, read_runs
-    from covidseg.scoring.tables import FORMATS, render_tables, write_tables
+    from covidseg.scoring.tables import format_of, render_tables, write_tables
 
-    form = next((f for f in FORMATS if out is not None and out.suffix == f".{f}"), None)
+    form = format_of(out)
     if out is not None and form is None:
         raise ConfigError(f"ends in {out.suffix!r}", path=out, expected=".md, .csv or .tex")
     tables = leaderboard_tables(read_runs(find_scores(runs)))

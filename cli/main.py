@@ -1,12 +1,13 @@
 """Entry point of the console command.
 
 Only the module of the subcommand that is called is imported, so that ``covidseg --help`` does not
-wait for torch. Exit status: 0 all well; 1 the command ran and found something wrong in the data;
-2 it could not run as asked; 130 interrupted.
+wait for torch. Exit status: 0 all well; 1 the command ran and found something wrong in the data, or
+its output's reader (head, say) went before the end; 2 it could not run as asked; 130 interrupted.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib
 import signal
 import sys
@@ -69,13 +70,10 @@ def main(arguments: list[str] | None = None) -> None:
     except CovidsegError as error:
         print(f"covidseg: {error}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:
-        # The reader of our output (head, less) has gone; that is no fault.
-        sys.stderr.close()
-        sys.exit(0)
     except OSError as fault:
-        if fault.filename is None:
+        # What the operating system refuses is the user's to put right; a full disk has no name.
+        if fault.filename is None and fault.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        # A file or folder that the operating system refuses is the user's to put right.
-        print(f"covidseg: {fault.filename}: {fault.strerror}.", file=sys.stderr)
+        where = "" if fault.filename is None else f"{fault.filename}: "
+        print(f"covidseg: {where}{fault.strerror}.", file=sys.stderr)
         sys.exit(2)

@@ -23,7 +23,7 @@ Examples:
 
 covidseg table scores/fold*.csv
 
-covidseg table mine.csv theirs.csv --compare --format tex --out table.tex --plots figures/
+covidseg table mine.csv theirs.csv --compare --out table.tex --plots figures/
 """
 
 
@@ -54,11 +54,14 @@ def table(
     scores: Annotated[list[Path], typer.Argument(metavar="SCORES...", show_default=False)],
     style: Annotated[Style, typer.Option(help="Whose tables.")] = Style.benchmark,
     form: Annotated[
-        Format,
+        Format | None,
         typer.Option(
-            "--format", help="Markdown, CSV (unrounded, a row a number), or LaTeX with booktabs."
+            "--format",
+            help="Markdown, CSV (unrounded, a row a number), or LaTeX with booktabs. By default "
+            "what the name of OUT ends in, else Markdown.",
+            show_default=False,
         ),
-    ] = Format.md,
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="File to write; without it the tables are printed.")
     ] = None,
@@ -99,10 +102,11 @@ def table(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
 ) -> None:
     from covidseg.scoring.scores import read_scores
-    from covidseg.scoring.tables import render_tables, write_tables
+    from covidseg.scoring.tables import format_of, render_tables, write_tables
     from covidseg.scoring.tables_report import report_figures, report_tables
     from covidseg.scoring.tables_summary import Bootstrap
 
+    chosen = form.value if form is not None else format_of(out) or "md"
     frame = read_scores(scores)
     bootstrap = Bootstrap(confidence=confidence, n_resamples=resamples, seed=seed)
     tables = report_tables(
@@ -115,9 +119,9 @@ def table(
         compare=compare,
     )
     if out is None:
-        typer.echo(render_tables(tables, form.value), nl=False)
+        typer.echo(render_tables(tables, chosen), nl=False)
     else:
-        write_tables(tables, out, form.value)
+        write_tables(tables, out, chosen)
         typer.echo(f"wrote {out}", err=True)
     if plots is not None:
         for path in report_figures(frame, plots, missing=missing.value, bootstrap=bootstrap):

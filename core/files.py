@@ -21,14 +21,15 @@ _DISK_FAULTS = {
 
 def storage_error(fault: OSError, path: Path) -> StorageError:
     """The project's own error for an operating system's refusal to write at ``path``."""
+    permission = "give yourself write permission, or choose another output folder"
     remedies = {
+        errno.EACCES: permission,
+        errno.EPERM: permission,
         errno.ENOSPC: "free space on that disk, or choose another output folder",
         errno.EDQUOT: "free space within the quota, or choose another output folder",
         errno.EROFS: "choose an output folder on a writable file system",
     }
-    remedy = remedies.get(
-        fault.errno or 0, "give yourself write permission, or choose another output folder"
-    )
+    remedy = remedies.get(fault.errno or 0, "choose another name or output folder")
     return StorageError(
         f"cannot be written ({os.strerror(fault.errno or 0)})", path=path, remedy=remedy
     )

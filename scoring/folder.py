@@ -433,7 +433,7 @@ def _default_tolerances(task: str, labels: Iterable[str]) -> dict[str, float]:
 
 def _place(task: str | None, part: str) -> tuple[str, int | None, tuple[Any, ...]]:
     """Subtask's name, fold, and the annotations that its ``part`` is scored against."""
-    from covidseg.splits.tasks import SUBTASKS, configuration, configurations
+    from covidseg.splits.tasks import SUBTASKS, configuration
 
     if task is None:
         return "", None, ()
@@ -441,8 +441,9 @@ def _place(task: str | None, part: str) -> tuple[str, int | None, tuple[Any, ...
     bare = task.removesuffix("-clean")
     fold = None
     subtask = next((subtask for subtask in SUBTASKS if subtask.name == bare), None)
-    if bare in configurations():
-        subtask, fold = configuration(bare)
+    stem = re.sub(r"-fold\d+$", "", bare)
+    if subtask is None and any(known.name == stem for known in SUBTASKS):
+        subtask, fold = configuration(bare)  # raises where there is no such fold
     if subtask is None:
         return task, None, ()
     if part not in subtask.parts:

@@ -56,12 +56,11 @@ def box_plot(values: pd.DataFrame, metric: str, *, phantom: bool) -> Figure:
     """
     panels = _panels(values, metric)
     algorithms = sorted(values["algorithm"].unique())
-    figure = new_figure(
-        max(3.2, 0.9 + (0.7 if len(algorithms) > _NARROW else 1.1) * len(algorithms)) * len(panels),
-        4.2,
-    )
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
     turned = _TURNED if len(algorithms) > _NARROW else {}
+    lines = max(_wrapped(name, _TURNED_WIDTH).count("\n") + 1 for name in algorithms)
+    each = max(0.7, 0.26 * lines) if turned else 1.1  # slantwise, lines of two names would meet
+    figure = new_figure(max(3.2, 0.9 + each * len(algorithms)) * len(panels), 4.2)
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for number, (axis, (title, panel)) in enumerate(zip(axes, panels, strict=True)):
         names = []
         for position, algorithm in enumerate(algorithms):
@@ -126,7 +125,8 @@ def case_strips(values: pd.DataFrame, metric: str, *, phantom: bool) -> Figure:
     algorithms = sorted(values["algorithm"].unique())
     longest = max(panel["case_id"].nunique() for _, panel in panels)
     beside = 0.6 + 0.08 * max(map(len, algorithms))  # the legend, which would cover points
-    figure = new_figure(max(6.0, 1.6 + 0.2 * longest) + beside, 0.6 + 3.4 * len(panels))
+    high = max(3.4, 0.6 + 0.18 * len(algorithms))
+    figure = new_figure(max(6.0, 1.6 + 0.2 * longest) + beside, 0.6 + high * len(panels))
     axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
     for axis, (title, panel) in zip(axes, panels, strict=True):
         finite = panel[np.isfinite(panel["value"])]
@@ -233,7 +233,9 @@ def forest_plot(summary: pd.DataFrame, metric: str, *, confidence: float, phanto
     averages = summary[(summary["fold"] == AVERAGE) & (summary["metric"] == metric)]
     panels = _panels(averages, metric)
     algorithms = sorted(averages["algorithm"].unique())
-    figure = new_figure(max(5.0, 3.2 * len(panels)), 1.6 + 0.42 * len(algorithms))
+    beside = 0.085 * max(map(len, algorithms))  # the names, which would push the axes out
+    width = max(5.0, 3.2 * len(panels), 2.6 * len(panels) + beside)
+    figure = new_figure(width, 1.6 + 0.42 * len(algorithms))
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axis, (title, panel) in zip(axes, panels, strict=True):
         by_method = panel.set_index("algorithm").to_dict("index")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Sequence
 from os import PathLike
@@ -11,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from covidseg.core.errors import ScoringError, UnreadableFileError
+from covidseg.core.errors import ScoringError
 from covidseg.scoring.policy import EMPTY_STATUSES, OK, POLICIES
 from covidseg.scoring.ranking import Challenge, Task
-from covidseg.scoring.scores import nsd_column, nsd_tolerances, read_scores
+from covidseg.scoring.scores import nsd_column, nsd_tolerances, read_scores, read_text_csv
 from covidseg.scoring.tables_values import nsd_tolerance_mm
 
 # Column of a plain file: the names it goes by.
@@ -47,9 +46,10 @@ def read_challenge(
     Raises
     ------
     ScoringError
-        Other columns, a case twice, empty-mask policies or phantoms and patients mixed, fewer than
-        two algorithms, a NAVE that is not negative in a plain file; a task that one algorithm has
-        alone, or an algorithm that shares no case of a task with any other.
+        Other columns, ``metrics`` for plain files alone, a case twice, empty-mask policies or
+        phantoms and patients mixed, fewer than two algorithms, a NAVE that is not negative in a
+        plain file; a task that one algorithm has alone, or an algorithm that shares no case of a
+        task with any other.
     UnreadableFileError
         A file is absent or no CSV.
     """
@@ -57,10 +57,19 @@ def read_challenge(
     if not files:
         raise ScoringError("no file of scores", remedy="name at least one CSV file")
     notes: list[str] = []
-    plain = [_read_plain(path).assign(file=str(path)) for path in files if _is_plain(path)]
-    scores = [
-        _read_scores(path, notes).assign(file=str(path)) for path in files if not _is_plain(path)
-    ]
+    plain, scores = [], []
+    for path in files:
+        table = read_text_csv(path)
+        if _is_plain(list(table.columns), path):
+            plain.append(_read_plain(table, path).assign(file=str(path)))
+        else:
+            scores.append(_read_scores(path, notes).assign(file=str(path)))
+    if metrics and not scores:
+        raise ScoringError(
+            "metrics are named for files that have no columns of metrics",
+            path=files[0],
+            remedy="leave the metrics out, and the rows of tasks that are not to be ranked by",
+        )
     if scores:
         plain.append(_long(pd.concat(scores, ignore_index=True), metrics))
     rows = pd.concat(plain, ignore_index=True)
@@ -143,13 +152,13 @@ def _is_overlap(task: str) -> bool:
     return re.search(r"(?<![a-z])(?:dsc|dice|nsd)(?![a-z])", task.lower()) is not None
 
 
-def _is_plain(path: Path) -> bool:
-    header = set(_header(path))
+def _is_plain(columns: Sequence[str], path: Path) -> bool:
+    header = set(columns)
     if all(header & set(names) for names in _PLAIN.values()):
         return True
     if not {"case_id", "label", "dsc"} <= header and "Name" not in header:
         raise ScoringError(
-            f"has the columns {', '.join(_header(path)) or '(none)'}",
+            f"has the columns {', '.join(columns)}",
             path=path,
             expected="what `covidseg score` writes, or task, algorithm, case, value",
             remedy="write one row a value: task, algorithm, case and a value where higher is "
@@ -158,39 +167,16 @@ def _is_plain(path: Path) -> bool:
     return False
 
 
-def _header(path: Path) -> list[str]:
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            return [name.strip() for name in next(csv.reader(file), [])]
-    except (OSError, UnicodeDecodeError, csv.Error) as fault:
-        raise UnreadableFileError(
-            f"cannot be read as CSV ({fault})", path=path, expected="a UTF-8 CSV file"
-        ) from fault
-
-
-def _read_plain(path: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as fault:
-        raise UnreadableFileError(
-            f"cannot be read as CSV ({fault})", path=path, expected="a UTF-8 CSV file"
-        ) from fault
-    if not isinstance(table.index, pd.RangeIndex):
-        raise ScoringError(
-            "has rows of more fields than its header",
-            path=path,
-            expected="as many fields in every row; quotes around one that holds a comma",
-        )
-    table.columns = table.columns.str.strip()
+def _read_plain(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     found = {
         column: next(name for name in names if name in table) for column, names in _PLAIN.items()
     }
-    text = table[found["value"]].str.strip()
+    text = table[found["value"]]
     absent = text.str.lower().isin(["", "na", "nan"])
     value = pd.to_numeric(text.mask(absent), errors="coerce")
     bad = (value.isna() & ~absent) | (value == np.inf)
     for column in ("task", "algorithm", "case"):
-        bad |= table[found[column]].str.strip() == ""
+        bad |= table[found[column]] == ""
     if bad.any():
         line = int(np.flatnonzero(bad)[0])
         raise ScoringError(
@@ -198,7 +184,7 @@ def _read_plain(path: Path) -> pd.DataFrame:
             path=path,
             expected="a task, an algorithm, a case and a number (or nothing, if missing)",
         )
-    task = table[found["task"]].str.strip()
+    task = table[found["task"]]
     wrong_way = task.str.lower().str.contains(r"(?<![a-z])nave(?![a-z])") & (value > 0)
     if wrong_way.any():
         raise ScoringError(
@@ -214,8 +200,8 @@ def _read_plain(path: Path) -> pd.DataFrame:
             "label": "",
             "part": "",
             "metric": "",
-            "algorithm": table[found["algorithm"]].str.strip(),
-            "case": table[found["case"]].str.strip(),
+            "algorithm": table[found["algorithm"]],
+            "case": table[found["case"]],
             "fold": "",
             "value": value.astype(float),
             "missing": absent,
@@ -241,7 +227,7 @@ def _long(scores: pd.DataFrame, metrics: Sequence[str] | None) -> pd.DataFrame:
     parts = []
     # Task by task, since "the" NSD of a lung has another tolerance than that of an infection.
     for (task, label), rows in scores.groupby(["task", "label"], sort=False):
-        for metric in metrics or _usual_metrics(rows, str(task), str(label)):
+        for metric in dict.fromkeys(metrics or _usual_metrics(rows, str(task), str(label))):
             known = _metric_columns(scores)
             if metric not in known:
                 raise ScoringError(

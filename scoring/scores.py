@@ -52,6 +52,7 @@ BENCHMARK_COLUMNS: Mapping[str, tuple[str, str, float]] = {
     "right_lung": ("R-lungDSC", "R-lung-1mm", 1.0),
     "infection": ("LesionDSC", "LesionNSD-3mm", 3.0),
 }
+_FLAGS = {"true": True, "false": False, "nan": False, "": False}
 _ROUNDING = 1e-9  # what other programs' shares may exceed 1 by
 _AS_BENCHMARK = POLICIES["surface-distance"]  # the package that its evaluation calls
 _BENCHMARK_TARGETS = {1: "infection", 2: "lung", 3: "union"}
@@ -156,8 +157,8 @@ def read_scores(
     UnreadableFileError
         A file is absent or is not a CSV file.
     ScoringError
-        A file has other columns, a value that is no number where one must be, or an overlap
-        outside 0 to 1.
+        A file has other columns, a value that is no number where one must be, an overlap outside
+        0 to 1, a negative NAVE, or a score where the status says that there is none.
     """
     import pandas as pd
 
@@ -224,26 +225,58 @@ def strip_endings(name: str) -> str:
     return re.sub(r"\.(nii(\.gz)?|png|jpe?g|bmp|tiff?)$", "", name, flags=re.IGNORECASE)
 
 
-def _read(path: Path, task: str | None, algorithm: str | None) -> pd.DataFrame:
+def read_text_csv(path: Path) -> pd.DataFrame:
+    """The fields of a CSV file as text without blanks around it, none taken for a missing value.
+
+    Raises
+    ------
+    UnreadableFileError
+        The file is absent or is not a CSV file in UTF-8.
+    ScoringError
+        Fields are parted by something else than commas, or a row has more of them than the header.
+    """
     import pandas as pd
 
     try:
-        raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except FileNotFoundError as fault:
         raise UnreadableFileError(
             "no such file", path=path, remedy="write it with `covidseg score`"
+        ) from fault
+    except IsADirectoryError as fault:
+        raise UnreadableFileError(
+            "is a folder", path=path, expected="a file of scores", remedy=f"name {path}/*.csv, say"
+        ) from fault
+    except UnicodeDecodeError as fault:
+        raise UnreadableFileError(
+            "is not in UTF-8", path=path, remedy="save it as CSV UTF-8 (comma delimited)"
         ) from fault
     except (OSError, ValueError) as fault:  # pandas' parser errors are ValueErrors
         raise UnreadableFileError(
             f"is not a CSV file ({str(fault).strip()})", path=path, expected="a file of scores"
         ) from fault
-    if not isinstance(raw.index, pd.RangeIndex):
+    header = str(table.columns[0])
+    # What spreadsheets write where the comma is the decimal sign.
+    mark = next((mark for mark in (";", "\t") if mark in header), None)
+    if mark is not None and len(table.columns) == 1:
+        raise ScoringError(
+            f"has fields parted by {'semicolons' if mark == ';' else 'tabs'}",
+            path=path,
+            expected="commas between fields and points in numbers",
+            remedy="save it as CSV (comma delimited) with the decimal sign set to a point",
+        )
+    if not isinstance(table.index, pd.RangeIndex):
         raise ScoringError(
             "has rows of more fields than its header",
             path=path,
             expected="as many fields in every row; quotes around one that holds a comma",
         )
-    raw.columns = raw.columns.str.strip()
+    table.columns = table.columns.str.strip()
+    return table.apply(lambda column: column.str.strip())
+
+
+def _read(path: Path, task: str | None, algorithm: str | None) -> pd.DataFrame:
+    raw = read_text_csv(path)
     if "Name" in raw.columns and any(
         dsc in raw.columns or nsd in raw.columns for dsc, nsd, _ in BENCHMARK_COLUMNS.values()
     ):
@@ -256,14 +289,57 @@ def _read(path: Path, task: str | None, algorithm: str | None) -> pd.DataFrame:
             expected="per-case scores as `covidseg score` writes them, or the benchmark's "
             "Name, LesionDSC, LesionNSD-3mm, ...",
         )
-    try:
-        return _typed(raw)
-    except (KeyError, TypeError, ValueError) as fault:
-        raise ScoringError(f"holds a value of another kind ({fault})", path=path) from fault
+    numbers = ["dsc", *map(nsd_column, nsd_tolerances(raw.columns)), "nave", *VOLUMES, "fold"]
+    _refuse_other_kinds(raw, numbers, path)
+    return _typed(raw)
+
+
+def _refuse_other_kinds(raw: pd.DataFrame, numbers: Iterable[str], path: Path) -> None:
+    """Raise ScoringError at a field that is no number, or no flag, where one must be."""
+    import pandas as pd
+
+    for name in (*numbers, "phantom"):
+        if name not in raw.columns:
+            continue
+        text = raw[name].str.lower()
+        if name == "phantom":
+            wrong, expected = ~text.isin(list(_FLAGS)), "true or false"
+        else:
+            value = pd.to_numeric(text, errors="coerce")
+            wrong, expected = value.isna() & ~text.isin(["", "nan"]), "a number, or nothing"
+            if name == "fold":
+                wrong |= value.notna() & (value % 1 != 0)
+                expected = "a whole number, or nothing"
+        if wrong.any():
+            row = int(wrong.to_numpy().argmax())
+            raise ScoringError(
+                f"line {row + 2} has {raw[name].iloc[row]!r} in the column {name}",
+                path=path,
+                expected=expected,
+            )
 
 
 def _in_range(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The frame; ScoringError where an overlap is no share, such as one in percent."""
+    """The frame; ScoringError where an overlap is no share, such as one in percent, where an error
+    is negative, or where there is a score that the status says cannot be.
+    """
+    failed = ~frame["status"].isin((OK, *EMPTY_STATUSES)) & frame["dsc"].notna()
+    if failed.any():
+        row = frame[failed].iloc[0]
+        raise ScoringError(
+            f"the status of {row['case_id']} ({row['label']}) is {row['status']!r}, yet it has a "
+            "dsc",
+            path=path,
+            expected=f"one of {', '.join((OK, *EMPTY_STATUSES))} where there are scores",
+        )
+    if (frame["nave"] < 0).any():
+        row = frame[frame["nave"] < 0].iloc[0]
+        raise ScoringError(
+            f"nave of {row['case_id']} ({row['label']}) is {row['nave']:g}",
+            path=path,
+            expected="0 or more; where higher has to be better, its negative is taken",
+            remedy="take the sign away",
+        )
     for name in ("dsc", *map(nsd_column, nsd_tolerances(frame.columns))):
         wrong = (frame[name] < 0) | (frame[name] > 1 + _ROUNDING)
         if wrong.any():
@@ -285,6 +361,8 @@ def _from_benchmark(
         for label, columns in BENCHMARK_COLUMNS.items()
         if any(column in raw.columns for column in columns[:2])
     ]
+    numbers = [name for label in labels for name in BENCHMARK_COLUMNS[label][:2]]
+    _refuse_other_kinds(raw, numbers, path)
     rows: list[dict[str, Any]] = []
     for entry in raw.to_dict("records"):
         case = strip_endings(entry["Name"])
@@ -313,10 +391,7 @@ def _from_benchmark(
                     "phantom": False,
                 }
             )
-    try:
-        return frame_of(rows)
-    except (KeyError, TypeError, ValueError) as fault:
-        raise ScoringError(f"holds a value of another kind ({fault})", path=path) from fault
+    return frame_of(rows)
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -342,8 +417,6 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     ).astype("Int64")
     unknown = typed["patient_id"] == ""
     typed.loc[unknown, "patient_id"] = typed.loc[unknown, "case_id"]
-    flags = typed["phantom"].map(
-        lambda flag: {"true": True, "false": False, "nan": False, "": False}[str(flag).lower()]
-    )
+    flags = typed["phantom"].map(lambda flag: _FLAGS[str(flag).lower()])
     typed["phantom"] = flags.astype(bool)
     return typed

@@ -119,6 +119,11 @@ class Table:
         return lines
 
 
+def format_of(path: Path | None) -> TableFormat | None:
+    """The format that the name of ``path`` ends in; None where it ends in none, or is none."""
+    return next((form for form in FORMATS if path and path.suffix == f".{form}"), None)
+
+
 def render_tables(tables: Sequence[Table], form: TableFormat) -> str:
     """Several tables as one text; as CSV, one header over the rows of all."""
     if form == "csv":

@@ -94,8 +94,8 @@ def check_scores(scores: pd.DataFrame) -> None:
         raise ScoringError(
             "the scores name no task",
             expected="a task in every row: it says which NSD counts and what is published",
-            remedy="score again with --task (task1-union, task2-lung, covid1920, ...), or fill in "
-            "the column task",
+            remedy="score again with --task (task1-union, task2-nsclc-lung, covid1920, ...), or "
+            "fill in the column task",
         )
     for task in scores["task"].unique():
         target_labels(str(task))

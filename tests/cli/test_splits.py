@@ -1,6 +1,8 @@
+import errno
 import json
 
 import pytest
+import typer
 
 from covidseg.cli.main import main
 
@@ -31,6 +33,14 @@ def test_list(run):
     status, _, err = run("list", "task9")
     assert status == 2
     assert "task1-reverse" in err
+
+
+def test_a_full_disk_beneath_the_output(run, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(typer, "echo", full)
+    assert run("list") == (2, "", "covidseg: No space left on device.\n")
 
 
 def test_show(run):

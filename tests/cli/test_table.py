@@ -70,6 +70,10 @@ def test_writes_every_form_and_figures(capsys, files, tmp_path):
         assert (status, out) == (0, "")
         assert f"wrote {path}" in err
         assert sign in path.read_text("utf-8")
+        # The name says as much as the option.
+        (tmp_path / "first").write_bytes(path.read_bytes())
+        assert run(capsys, *files, "--out", path)[0] == 0
+        assert path.read_bytes() == (tmp_path / "first").read_bytes()
 
 
 def test_draws_figures(capsys, tmp_path):

@@ -46,6 +46,16 @@ def test_a_full_disk_is_named_with_a_remedy(tmp_path):
     assert leftovers(tmp_path) == []
 
 
+def test_a_file_in_the_place_of_a_folder_is_no_matter_of_permission(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(StorageError, match=r"Choose another name") as refused,
+        atomic_file(tmp_path / "file" / "scores.csv"),
+    ):
+        pass
+    assert "permission" not in str(refused.value)
+
+
 def test_a_pipe_is_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(StorageError, match="no regular file"), atomic_file(tmp_path / "pipe"):

@@ -220,6 +220,8 @@ def test_what_the_task_decides():
     [
         ({"task": None}, ConfigError, "neither a task nor labels"),
         ({"task": "task9"}, ConfigError, "not known"),
+        # Scored as a task of that name, it would stand beside the folds without being one of them.
+        ({"task": "task1-union-fold9"}, ConfigError, "fold9. is not known"),
         ({"task": "task1-lung", "part": "exam"}, ConfigError, "no part 'exam'"),
         ({"task": "task1-union", "part": "test_mosmed"}, ConfigError, "--reference-labels"),
         ({"task": "task1-lung", "tolerances_mm": {"heart": 1}}, ScoringError, "not scored"),

@@ -131,6 +131,28 @@ def test_long_names_without_spaces_fit_beneath_a_box():
             assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
 
 
+def test_many_long_names_stay_within_the_figure():
+    names = [
+        f"network_{k:02d}_ensemble_of_five_folds_with_test_time_augmentation" for k in range(30)
+    ]
+    values = case_values(scores(names, cases=2), metrics=["dsc"])
+    forest = forest_plot(summarise_folds(values, FEW), "dsc", confidence=0.95, phantom=True)
+    strips, boxes = case_strips(values, "dsc", phantom=True), box_plot(values, "dsc", phantom=True)
+    for figure in (forest, strips, boxes):
+        figure.canvas.draw()
+    inside = strips.bbox
+    texts = [text for axis in strips.axes for text in axis.get_legend().get_texts()]
+    for box in [text.get_window_extent() for text in texts + forest.axes[0].get_yticklabels()]:
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.y1 <= max(inside.y1, forest.bbox.y1)
+    # Slantwise, the lines of a name end before those of the next begin.
+    first, second = boxes.axes[0].get_xticklabels()[:2]
+    apart = second.get_window_extent().x1 - first.get_window_extent().x1
+    height = 1.2 * first.get_fontsize() * boxes.dpi / 72
+    assert apart > (first.get_text().count("\n") + 1) * height * np.sqrt(2) * 0.95
+
+
 def test_the_legend_of_strips_hides_no_point():
     figure = case_strips(case_values(scores("abcdef")), "dsc", phantom=False)
     figure.canvas.draw()

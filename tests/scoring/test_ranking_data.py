@@ -5,7 +5,7 @@ import pytest
 from covidseg.core.errors import ScoringError, UnreadableFileError
 from covidseg.scoring.ranking import rank_challenge
 from covidseg.scoring.ranking_data import read_challenge
-from covidseg.scoring.scores import frame_of, write_scores
+from covidseg.scoring.scores import frame_of, read_scores, write_scores
 
 
 def plain(path, rows, header="task,alg,case,value"):
@@ -130,6 +130,18 @@ def test_labels_have_the_tolerance_of_the_benchmark(tmp_path):
 def test_metrics_can_be_chosen(tmp_path):
     challenge = read_challenge([scores(tmp_path / "s.csv", four())], ["nave"])
     assert [task.name for task in challenge.tasks] == ["NAVE"]
+
+
+def test_a_metric_named_twice_counts_once(tmp_path):
+    challenge = read_challenge([scores(tmp_path / "s.csv", four())], ["nave", "nave"])
+    assert [task.name for task in challenge.tasks] == ["NAVE"]
+
+
+def test_metrics_for_plain_files_alone(tmp_path):
+    # Passed over, the ranking would be by all tasks of the file.
+    rows = ["DSC,A,1,.5", "DSC,B,1,.4", "NSD,A,1,.5", "NSD,B,1,.4"]
+    with pytest.raises(ScoringError, match=r"no columns of metrics\. Leave the metrics out"):
+        read_challenge([plain(tmp_path / "s.csv", rows)], ["dsc"])
 
 
 def test_a_metric_that_is_not_there(tmp_path):
@@ -271,7 +283,7 @@ def test_bad_plain_files(tmp_path, header, line, message):
 
 
 def test_empty_files(tmp_path):
-    with pytest.raises(ScoringError, match=r"has the columns \(none\)"):
+    with pytest.raises(UnreadableFileError, match="not a CSV file"):
         read_challenge([plain(tmp_path / "none.csv", [], "")])
     with pytest.raises(ScoringError, match=r"no row of scores in s\.csv"):
         read_challenge([plain(tmp_path / "s.csv", [])])
@@ -293,3 +305,24 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x01" * 20)
     with pytest.raises(UnreadableFileError, match=r"binary\.csv"):
         read_challenge([tmp_path / "binary.csv"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("task;alg;case;value\nDSC;A;1;0,5\n", "fields parted by semicolons; .* Save it as CSV"),
+        ("task\talg\tcase\tvalue\nDSC\tA\t1\t.5\n", "fields parted by tabs"),
+    ],
+)
+def test_what_spreadsheets_write_where_the_comma_is_the_decimal_sign(tmp_path, text, message):
+    (tmp_path / "s.csv").write_text(text)
+    for read in (lambda path: read_challenge([path]), read_scores):
+        with pytest.raises(ScoringError, match=message):
+            read(tmp_path / "s.csv")
+
+
+def test_other_encodings(tmp_path):
+    (tmp_path / "s.csv").write_text("task,alg,case,value\nDSC,Mül,1,.5\n", encoding="cp1252")
+    for read in (lambda path: read_challenge([path]), read_scores):
+        with pytest.raises(UnreadableFileError, match=r"is not in UTF-8\. Save it"):
+            read(tmp_path / "s.csv")

@@ -118,7 +118,7 @@ def test_the_benchmarks_files_by_their_columns(tmp_path, columns, task):
         ("a,b\n1,2\n", "has no column task"),
         ("Name,LesionDSC\na.nii.gz,0.5\n", "LesionDSC alone"),
         ("Name,LesionDSC,LesionNSD-3mm\na.nii.gz,0.5,0.6,\n", "more fields than its header"),
-        ("Name,LesionDSC,LesionNSD-3mm\na.nii.gz,good,0.5\n", "another kind"),
+        ("Name,LesionDSC,LesionNSD-3mm\na.nii.gz,good,0.5\n", "line 2 has .good. in"),
     ],
 )
 def test_other_columns(tmp_path, text, words):
@@ -144,7 +144,7 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x01" * 9)
     for name in ("empty.csv", "binary.csv"):
-        with pytest.raises(UnreadableFileError, match="not a CSV"):
+        with pytest.raises(UnreadableFileError, match=r"not a CSV|not in UTF-8"):
             read_scores(tmp_path / name)
     with pytest.raises(ScoringError, match="no file"):
         read_scores([])
@@ -207,3 +207,43 @@ def test_a_mean_says_what_is_not_in_it():
     assert failed_cases(scores).to_dict("records") == [
         {"case_id": "4", "status": "missing_prediction", "message": "no prediction"}
     ]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("dsc", "n/a", "line 3 has 'n/a' in the column dsc; expected a number"),
+        ("nave", "0,3", "line 3 has '0,3' in the column nave"),
+        ("fold", "1.5", "'1.5' in the column fold; expected a whole number"),
+        ("phantom", "0", "'0' in the column phantom; expected true or false"),
+        # A ranking takes the negative of NAVE, of which this would be the best there is.
+        ("nave", "-0.3", "nave of c2 .infection. is -0.3; expected 0 or more"),
+        # Taken for a failure, the case would count as missing.
+        ("status", "OK", "status of c2 .infection. is 'OK', yet it has a dsc; expected one of ok"),
+    ],
+)
+def test_a_field_that_cannot_be_taken_is_named(tmp_path, column, value, message):
+    rows = [
+        {"case_id": case, "label": "infection", "dsc": 0.5, "nave": 0.1} for case in ("c1", "c2")
+    ]
+    write_scores(frame_of([{**row, "status": "ok"} for row in rows]), tmp_path / "s.csv")
+    table = pd.read_csv(tmp_path / "s.csv", dtype=str)
+    table.loc[1, column] = value
+    table.to_csv(tmp_path / "s.csv", index=False)
+    with pytest.raises(ScoringError, match=message):
+        read_scores(tmp_path / "s.csv")
+
+
+def test_blanks_around_fields_are_no_part_of_them(tmp_path):
+    row = {"algorithm": " net ", "case_id": "c1", "label": "infection", "status": "ok "}
+    write_scores(frame_of([{**row, "dsc": 0.5}]), tmp_path / "s.csv")
+    text = (tmp_path / "s.csv").read_text().replace("0.5", " ")
+    (tmp_path / "s.csv").write_text(text)
+    (read,) = read_scores(tmp_path / "s.csv").to_dict("records")
+    assert (read["algorithm"], read["status"]) == ("net", "ok")
+    assert np.isnan(read["dsc"])
+
+
+def test_a_folder_is_no_file_of_scores(tmp_path):
+    with pytest.raises(UnreadableFileError, match=r"is a folder; .* Name .*/\*\.csv"):
+        read_scores(tmp_path)

@@ -331,7 +331,7 @@ def test_counts_differ_by_metric_only_where_they_must():
         (two_folds(nsd_3mm=np.nan), ScoringError, "nsd_3mm of infection was not scored"),
         (two_folds().drop(columns="nsd_3mm"), ScoringError, "nsd_3mm of infection was not scored"),
         (two_folds(dsc=-0.1), ScoringError, "dsc is negative"),
-        (two_folds(task=""), ScoringError, "name no task.*--task"),
+        (two_folds(task=""), ScoringError, "name no task.*--task .*task2-nsclc-lung, covid1920"),
         (two_folds(fold="first"), ScoringError, "'first' is not a number"),
     ],
 )
